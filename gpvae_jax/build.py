@@ -1,0 +1,198 @@
+"""From a `Config` and a data set to the functions that train and evaluate it: where names become objects."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import optax
+
+from gpvae_jax import networks, train
+from gpvae_jax.config import Config, TrainConfig
+from gpvae_jax.data import Dataset
+from gpvae_jax.likelihoods import LIKELIHOODS, Likelihood
+from gpvae_jax.methods import METHODS
+from gpvae_jax.model import latent_model
+from gpvae_jax.naming import unknown
+from gpvae_jax.observation import Observation, observe
+from gpvae_jax.types import InferenceMethod, LatentModel, Network
+
+ARCHITECTURES = ("mlp", "conv")
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
+    "adam": optax.adam,
+    "adamw": optax.adamw,
+    "adamax": optax.adamax,
+    "sgd": optax.sgd,
+}
+SCHEDULES = ("constant", "cosine")
+POSITIVE = ("epochs", "batch_size", "learning_rate", "validation_samples")
+
+
+class Setup(NamedTuple):
+    """Everything one configuration stands for."""
+
+    config: Config
+    dataset: Dataset  # with the draws of its binarisation made
+    observation: Observation
+    likelihood: Likelihood
+    model: LatentModel
+    method: InferenceMethod
+    trainer: train.Trainer
+    data: train.TrainingData
+
+
+def build(config: Config, dataset: Dataset) -> Setup:
+    """Assemble a run. Raises ValueError, one sentence, on any setting that does not fit the others or the data."""
+    config = resolve(config, dataset)
+    check_train(config.train)
+    likelihood = build_likelihood(config.model.likelihood, dataset)
+    dataset, observation = observe(dataset, str(config.data.binarization), config.data.binarization_seed)
+    if dataset.levels is None:  # integer grey levels lie in [0, 1] by construction
+        for part in (dataset.train, dataset.validation, dataset.test):
+            likelihood.check(part)
+    model, encoder = build_model(config, likelihood, dataset.train.shape[1:])
+    method = build_method(config, model, encoder, num_data=len(dataset.train))
+    steps_per_epoch = max(1, len(dataset.train) // config.train.batch_size)
+    trainer = train.trainer(
+        method,
+        model,
+        build_optimizer(config.train, steps_per_epoch),
+        observation,
+        batch_size=config.train.batch_size,
+        beta=_beta(config.train, steps_per_epoch),
+        ema_decay=config.train.ema_decay,
+        patience=config.train.patience,
+        validation_samples=config.train.validation_samples,
+    )
+    data = train.TrainingData(dataset.train, dataset.validation)
+    train.check_fit(data, config.train.batch_size)
+    return Setup(config, dataset, observation, likelihood, model, method, trainer, data)
+
+
+def resolve(config: Config, dataset: Dataset) -> Config:
+    """The configuration with its binarisation spelled out, as it is recorded."""
+    if config.data.binarization is not None:
+        return config
+    grey = config.model.likelihood == "bernoulli" and dataset.levels != 2
+    data = dataclasses.replace(config.data, binarization="dynamic" if grey else "none")
+    return dataclasses.replace(config, data=data)
+
+
+def build_likelihood(name: str, dataset: Dataset) -> Likelihood:
+    """A likelihood by name; the discretised logistic takes its grey levels from the data."""
+    if name not in LIKELIHOODS:
+        raise ValueError(unknown("likelihood", name, LIKELIHOODS))
+    if name != "discretized_logistic":
+        return LIKELIHOODS[name]()
+    if dataset.levels is None:
+        raise ValueError(
+            f"The discretized_logistic likelihood expects integer grey levels, but '{dataset.name}' holds real "
+            "values; give uint8 images or choose the gaussian likelihood."
+        )
+    return LIKELIHOODS[name](dataset.levels)
+
+
+def build_model(
+    config: Config, likelihood: Likelihood, data_shape: tuple[int, ...]
+) -> tuple[LatentModel, Network]:
+    """The generative model and the encoder network of a configuration."""
+    settings = config.model
+    if settings.latent_dim < 1:
+        raise ValueError(f"latent_dim must be at least 1, got {settings.latent_dim}.")
+    if settings.architecture not in ARCHITECTURES:
+        raise ValueError(unknown("architecture", settings.architecture, ARCHITECTURES))
+    activation = settings.activation
+    if settings.architecture == "mlp":
+        decoder = networks.mlp(
+            (settings.latent_dim,), tuple(reversed(settings.hidden)), data_shape, activation=activation
+        )
+        encoder = networks.mlp(data_shape, settings.hidden, activation=activation)
+    else:
+        size = {"width": settings.width, "features": settings.features, "activation": activation}
+        decoder = networks.conv_decoder(settings.latent_dim, data_shape, **size)
+        encoder = networks.conv_encoder(data_shape, **size)
+    return latent_model(decoder, likelihood), encoder
+
+
+def build_method(config: Config, model: LatentModel, encoder: Network, *, num_data: int) -> InferenceMethod:
+    """A method by name with its settings; factories that ask for `num_data` are told the training set's size."""
+    if config.method not in METHODS:
+        raise ValueError(unknown("method", config.method, METHODS))
+    factory = METHODS[config.method]
+    known = method_settings(factory)
+    settings: dict[str, Any] = {}
+    for item in config.settings:
+        name, equals, text = item.partition("=")
+        name = name.replace("-", "_")
+        if not equals:
+            raise ValueError(f"A method's setting is written name=value, got '{item}'.")
+        if name not in known:
+            raise ValueError(unknown(f"setting of {config.method}", name, known))
+        settings[name] = _parse(name, text, known[name])
+    if "num_data" in inspect.signature(factory).parameters:
+        settings.setdefault("num_data", num_data)
+    return factory(model, encoder, **settings)
+
+
+def method_settings(factory: Callable[..., InferenceMethod]) -> dict[str, Any]:
+    """The settings of a method that can be written as text, with their defaults, read off its signature."""
+    parameters = inspect.signature(factory).parameters.values()
+    return {p.name: p.default for p in parameters if isinstance(p.default, bool | int | float | str)}
+
+
+def _parse(name: str, text: str, default: Any) -> Any:
+    """The text of a setting as the type of its default."""
+    if isinstance(default, bool):
+        values: Mapping[str, bool] = {"true": True, "false": False}
+        if text.lower() in values:
+            return values[text.lower()]
+        raise ValueError(f"Setting {name} must be true or false, got '{text}'.")
+    try:
+        return type(default)(text)
+    except ValueError:
+        wanted = "a whole number" if isinstance(default, int) else "a number"
+        raise ValueError(f"Setting {name} must be {wanted}, got '{text}'.") from None
+
+
+def build_optimizer(config: TrainConfig, steps_per_epoch: int) -> optax.GradientTransformation:
+    """The optax optimiser with its schedule and clipping."""
+    if config.optimizer not in OPTIMIZERS:
+        raise ValueError(unknown("optimizer", config.optimizer, OPTIMIZERS))
+    if config.schedule not in SCHEDULES:
+        raise ValueError(unknown("schedule", config.schedule, SCHEDULES))
+    warmup, total = round(config.warmup_epochs * steps_per_epoch), config.epochs * steps_per_epoch
+    if config.schedule == "cosine":
+        rate = optax.cosine_decay_schedule(config.learning_rate, max(1, total - warmup))
+    else:
+        rate = optax.constant_schedule(config.learning_rate)
+    if warmup:
+        rise = optax.linear_schedule(0.0, config.learning_rate, warmup)
+        rate = optax.join_schedules([rise, rate], [warmup])
+    optimizer = OPTIMIZERS[config.optimizer](rate)
+    if config.clip_norm is None:
+        return optimizer
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
+
+
+def _beta(config: TrainConfig, steps_per_epoch: int) -> Callable[[Any], Any]:
+    warmup = round(config.beta_warmup_epochs * steps_per_epoch)
+    if not warmup:
+        return optax.constant_schedule(config.beta)
+    return optax.linear_schedule(0.0, config.beta, warmup)
+
+
+def check_train(config: TrainConfig) -> None:
+    """Raise ValueError, one sentence, on a training setting out of range."""
+    for name in POSITIVE:
+        if not getattr(config, name) > 0:
+            raise ValueError(f"{name} must be above 0, got {getattr(config, name)}.")
+    for name in ("warmup_epochs", "beta_warmup_epochs", "beta"):
+        if getattr(config, name) < 0:
+            raise ValueError(f"{name} must not be negative, got {getattr(config, name)}.")
+    for name in ("patience", "num_seeds"):
+        if getattr(config, name) is not None and getattr(config, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}.")
+    if config.clip_norm is not None and config.clip_norm <= 0:
+        raise ValueError(f"clip_norm must be above 0, got {config.clip_norm}.")
+    if config.ema_decay is not None and not 0 < config.ema_decay < 1:
+        raise ValueError(f"ema_decay must lie between 0 and 1, got {config.ema_decay}.")

@@ -1,0 +1,166 @@
+"""The command line: `gpvae train | evaluate | compare | sample | plot | list`.
+
+This file knows the arguments and nothing else; it imports neither JAX nor Flax, so that `--help` answers at once.
+"""
+
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from gpvae_jax.config import Config, read
+from gpvae_jax.naming import unknown
+
+# what a user can cause; anything else is a bug and keeps its traceback
+EXPECTED = (
+    ValueError,
+    FileNotFoundError,
+    FileExistsError,
+    ModuleNotFoundError,
+    ConnectionError,
+    ArithmeticError,
+)
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train one method and keep everything about it in a run folder."""
+
+    run: tyro.conf.OmitArgPrefixes[Config] = field(default_factory=Config)
+    out: Path | None = None
+    """The run folder (default: runs/DATA-METHOD-SEED)."""
+    config: Path | None = None
+    """JSON file with settings, for example another run's config.json; options given beside it win."""
+    resume: bool = False
+    """Go on from the run folder's last checkpoint."""
+    tensorboard: bool = False
+    """Also write TensorBoard event files into the run folder."""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Evaluate a trained run on its test set: ELBO, importance-weighted bounds, effective sample size, latency."""
+
+    run: tyro.conf.Positional[Path]
+    """The run folder; nothing else needs to be repeated."""
+    num_samples: tuple[int, ...] = (100, 5000)
+    """Sample sizes K of the importance-weighted bounds."""
+    max_examples: int | None = None
+    """Use only the first so many test examples."""
+    seed: int = 0
+    """Seed of the evaluation's noise; equal seeds pair methods per example."""
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Train several methods with the same decoder on the same data, evaluate them, and write a table and a report.
+
+    Methods whose run folder is already complete are not trained again.
+    """
+
+    run: tyro.conf.OmitArgPrefixes[Config] = field(default_factory=Config)
+    methods: tuple[str, ...] = ()
+    """The methods (default: every one there is); NAME:setting=value:… sets a method's own settings."""
+    out: Path = Path("runs/compare")
+    """Folder of the runs and the report."""
+    config: Path | None = None
+    """JSON file with settings; options given beside it win."""
+    num_samples: tuple[int, ...] = (100, 1000)
+    """Sample sizes K of the importance-weighted bounds."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Draw from a trained run's generative model: a picture and the arrays."""
+
+    run: tyro.conf.Positional[Path]
+    count: int = 64
+    """How many examples to draw."""
+    seed: int = 0
+    out: Path | None = None
+    """Where to write (default: the run folder)."""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Draw a run's learning curve, reconstructions and prior samples."""
+
+    run: tyro.conf.Positional[Path]
+    out: Path | None = None
+    """Where to write (default: the run folder)."""
+
+
+@dataclass(frozen=True)
+class List:
+    """List methods with their settings, data sets, likelihoods and architectures."""
+
+
+COMMANDS: dict[str, type] = {
+    "train": Train,
+    "evaluate": Evaluate,
+    "compare": Compare,
+    "sample": Sample,
+    "plot": Plot,
+    "list": List,
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point; returns the exit status. What a user did wrong is one sentence on stderr, not a traceback."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(overview())
+        return 0
+    try:
+        command = parse(arguments)
+        from gpvae_jax import commands  # imports JAX
+
+        commands.run(command)
+    except KeyboardInterrupt:
+        print(
+            "\nInterrupted; a run folder keeps its last checkpoint, continue it with --resume.",
+            file=sys.stderr,
+        )
+        return 130
+    except EXPECTED as error:
+        if os.environ.get("GPVAE_JAX_DEBUG"):
+            raise
+        print(f"gpvae: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def parse(arguments: list[str]) -> Any:
+    """The arguments as one of the dataclasses above; a `--config` file supplies the defaults of the rest."""
+    name, *rest = arguments
+    if name not in COMMANDS:
+        raise ValueError(unknown("command", name, COMMANDS))
+    kind, path = COMMANDS[name], _config_file(rest)
+    default = kind(run=read(path)) if path is not None and kind in (Train, Compare) else None
+    return tyro.cli(kind, prog=f"gpvae {name}", args=rest, default=default)
+
+
+def overview() -> str:
+    """What `gpvae --help` prints."""
+    lines = [f"  gpvae {name:<10}{(kind.__doc__ or '').splitlines()[0]}" for name, kind in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: gpvae COMMAND [options]      (gpvae COMMAND --help lists a command's options)",
+            "",
+            "Variational autoencoders with better posteriors, and the means to judge them.",
+            "",
+            *lines,
+        ]
+    )
+
+
+def _config_file(arguments: list[str]) -> str | None:
+    for i, argument in enumerate(arguments):
+        if argument == "--config" and i + 1 < len(arguments):
+            return arguments[i + 1]
+        if argument.startswith("--config="):
+            return argument.partition("=")[2]
+    return None

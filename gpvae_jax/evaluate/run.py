@@ -1,0 +1,83 @@
+"""Evaluate a trained run folder on its test set and keep the result in it."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from gpvae_jax import runs
+from gpvae_jax.evaluate.importance import importance_bounds, mean_and_error
+from gpvae_jax.evaluate.latency import inference_call, measure
+from gpvae_jax.networks import num_params
+from gpvae_jax.types import Params
+
+LATENCY_BATCH = 128  # the papers' batch for inference times
+
+
+def evaluate_run(
+    run: runs.Run,
+    *,
+    num_samples: tuple[int, ...],
+    max_examples: int | None = None,
+    seed: int = 0,
+    progress: Callable[[int], None] = lambda done: None,
+) -> dict[str, Any]:
+    """Test bounds per example and per seed, and the latency of inference.
+
+    Writes `results.json` (means and standard errors, nats per example) and `test.npz` (arrays [R, N] for R seeds
+    and N test examples) into the run folder, and returns what results.json holds.
+    """
+    setup, each = run.setup, params_by_seed(run)
+    raw = setup.dataset.test[:max_examples]
+    values = [
+        importance_bounds(
+            setup.method,
+            setup.model,
+            params,
+            raw,
+            jax.random.key(seed),
+            observe=setup.observation.evaluate,
+            num_samples=num_samples,
+            progress=lambda done, start=number * len(raw): progress(start + done),
+        )
+        for number, params in enumerate(each)
+    ]
+    arrays = {name: np.stack([v[name] for v in values]) for name in values[0]}
+    call = latency_call(run, each[0])
+    results = {
+        "num_samples": num_samples,
+        "num_examples": len(raw),
+        "num_seeds": len(each),
+        "seed": seed,
+        "test": {name: summary(value) for name, value in arrays.items()},
+        "latency_batch": min(LATENCY_BATCH, len(setup.dataset.test)),
+        "latency_ms": measure({"inference": call})["inference"]._asdict(),
+        "num_params": {"model": num_params(each[0].model), "inference": num_params(each[0].inference)},
+        "environment": runs.environment(),
+    }
+    draft = run.folder / "test.npz.part"
+    with draft.open("wb") as file:
+        np.savez(file, **arrays)
+    os.replace(draft, run.folder / "test.npz")
+    runs.write_json(run.folder / "results.json", results)
+    return results
+
+
+def params_by_seed(run: runs.Run) -> list[Params]:
+    """The best parameters of each seed of a run, unstacked."""
+    params, seeds = runs.best_params(run), run.setup.config.train.num_seeds
+    return [params] if seeds is None else [jax.tree.map(lambda p, r=r: p[r], params) for r in range(seeds)]
+
+
+def latency_call(run: runs.Run, params: Params) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """The function and arguments that `measure` times for this run: inference on a batch of observed test data."""
+    x = jax.jit(run.setup.observation.evaluate)(run.setup.dataset.test[:LATENCY_BATCH])
+    return inference_call(run.setup.method), (params, jax.random.key(0), x)
+
+
+def summary(values: np.ndarray) -> dict[str, float]:
+    """Mean of values[R, N] with its standard error over the N examples (seeds averaged) and over the R seeds."""
+    mean, error = mean_and_error(values.mean(axis=0))
+    return {"mean": mean, "stderr": error, "stderr_over_seeds": mean_and_error(values.mean(axis=1))[1]}

@@ -1,0 +1,48 @@
+"""The variational autoencoder: one amortized diagonal Gaussian (Kingma & Welling 2014)."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from gpvae_jax.networks import linear
+from gpvae_jax.posteriors import DiagonalGaussian, diagonal_gaussian
+from gpvae_jax.types import InferenceMethod, Info, LatentModel, Metrics, Network, Params
+
+
+def vae(
+    model: LatentModel, encoder: Network, *, num_samples: int = 1, analytic_kl: bool = True
+) -> InferenceMethod:
+    """Amortized inference, q(z|x) = N(m_φ(x), diag s_φ(x)²), in one feed-forward pass.
+
+    model: the generative model; encoder: x[B, *D] -> features h[B, H], on which an affine head puts (m, log s).
+    num_samples: draws of z per example and step. analytic_kl: the KL to the prior in closed form, otherwise
+    estimated by the same draws (β weighs it either way).
+    """
+    head = linear(encoder.out_shape[-1], 2 * model.latent_dim)
+
+    def init(key: PRNGKeyArray, x: Float[Array, "N *D"]) -> Params:
+        key_model, key_encoder, key_head = jax.random.split(key, 3)
+        inference = {"encoder": encoder.init(key_encoder), "head": head.init(key_head)}
+        return Params(model.init(key_model, x), inference)
+
+    def posterior(
+        params: Params, key: PRNGKeyArray, x: Float[Array, "B *D"]
+    ) -> tuple[DiagonalGaussian, Info]:
+        phi = params.inference
+        return diagonal_gaussian(head.apply(phi["head"], encoder.apply(phi["encoder"], x))), {}
+
+    def loss(
+        params: Params, key: PRNGKeyArray, x: Float[Array, "B *D"], *, beta: float | Array = 1.0
+    ) -> tuple[Float[Array, ""], Metrics]:
+        key_posterior, key_z = jax.random.split(key)
+        q, _ = posterior(params, key_posterior, x)
+        z, log_q = q.sample_and_log_prob(key_z, num_samples)
+        log_likelihood = jnp.mean(model.log_likelihood(params.model, x, z))
+        if analytic_kl:
+            kl = jnp.mean(q.kl_to_standard_normal())
+        else:
+            kl = jnp.mean(log_q - model.log_prior(params.model, z))
+        metrics = {"elbo": log_likelihood - kl, "log_likelihood": log_likelihood, "kl": kl}
+        return beta * kl - log_likelihood, metrics
+
+    return InferenceMethod(init, posterior, loss)

@@ -1,0 +1,61 @@
+"""The generative model p_θ(x, z) = N(z; 0, I) p_θ(x|z) that every inference method shares."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from gpvae_jax.likelihoods import Likelihood
+from gpvae_jax.posteriors import standard_normal_log_prob
+from gpvae_jax.types import LatentModel, Network
+
+
+def latent_model(decoder: Network, likelihood: Likelihood) -> LatentModel:
+    """A decoder z[Z] -> output[*D] and a likelihood make a generative model; θ = {"decoder": …, "likelihood": …}.
+
+    Raises ValueError where the decoder's input is not a vector of latents.
+    """
+    if len(decoder.in_shape) != 1:
+        raise ValueError(f"A decoder takes a vector of latents [Z], but this one takes {decoder.in_shape}.")
+
+    def init(key: PRNGKeyArray, x: Float[Array, "N *D"]) -> PyTree:
+        if x.shape[1:] != decoder.out_shape:
+            raise ValueError(
+                f"The decoder makes examples of shape {decoder.out_shape}, but the data have shape "
+                f"{x.shape[1:]}; build it with the data's shape."
+            )
+        return {"decoder": decoder.init(key), "likelihood": likelihood.init(x)}
+
+    def log_prior(theta: PyTree, z: Float[Array, "*S Z"]) -> Float[Array, "*S"]:
+        return standard_normal_log_prob(z)
+
+    def log_likelihood(
+        theta: PyTree, x: Float[Array, "B *D"], z: Float[Array, "S B Z"]
+    ) -> Float[Array, "S B"]:
+        # one decoder call on S·B rows, whatever the split between samples and batch
+        output = decoder.apply(theta["decoder"], z.reshape(-1, z.shape[-1]))
+        output = output.reshape(*z.shape[:-1], *decoder.out_shape)
+        of_batch = jax.vmap(likelihood.log_prob, in_axes=(None, 0, 0))
+        return jax.vmap(of_batch, in_axes=(None, 0, None))(theta["likelihood"], output, x)
+
+    def mean(theta: PyTree, z: Float[Array, "B Z"]) -> Float[Array, "B *D"]:
+        return likelihood.mean(theta["likelihood"], decoder.apply(theta["decoder"], z))
+
+    def sample(
+        theta: PyTree, key: PRNGKeyArray, num_samples: int
+    ) -> tuple[Float[Array, "n Z"], Float[Array, "n *D"]]:
+        key_z, key_x = jax.random.split(key)
+        dtype = jnp.result_type(*jax.tree.leaves(theta["decoder"]))
+        z = jax.random.normal(key_z, (num_samples, *decoder.in_shape), dtype)
+        output = decoder.apply(theta["decoder"], z)
+        draw = jax.vmap(likelihood.sample, in_axes=(None, 0, 0))
+        return z, draw(theta["likelihood"], jax.random.split(key_x, num_samples), output)
+
+    return LatentModel(
+        init,
+        log_prior,
+        log_likelihood,
+        sample,
+        mean,
+        data_shape=decoder.out_shape,
+        latent_dim=decoder.in_shape[0],
+    )

@@ -1,0 +1,67 @@
+"""From stored grey levels to the x a likelihood sees: scaling, and the three explicit ways to binarise.
+
+`none` leaves grey values; `static` draws every pixel once, x ~ Bernoulli(grey), and keeps the draw; `dynamic` draws
+the training images anew each time they are seen, and keeps one draw of validation and test. The choice and its
+seed belong into every result, because likelihoods under different choices cannot be compared.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from gpvae_jax.data import Dataset
+from gpvae_jax.naming import unknown
+
+BINARIZATIONS = ("none", "static", "dynamic")
+
+
+class Observation(NamedTuple):
+    """`train(key, raw[B, *D])` and `evaluate(raw[B, *D])` give x[B, *D] as floats; pure, to be jitted with the step."""
+
+    train: Callable[[PRNGKeyArray, Array], Float[Array, "B *D"]]
+    evaluate: Callable[[Array], Float[Array, "B *D"]]
+
+
+def scale(raw: Array, levels: int | None) -> Float[Array, "*N"]:
+    """Integer grey level k of `levels` to k / (levels − 1); real-valued data (`levels` None) pass unchanged."""
+    x = jnp.asarray(raw).astype(jnp.result_type(float))
+    return x if levels is None else x / (levels - 1)
+
+
+def observe(dataset: Dataset, binarization: str, seed: int) -> tuple[Dataset, Observation]:
+    """The data set with every draw made that is made only once, and the functions that do the rest in the step.
+
+    Raises ValueError on an unknown binarisation, or where grey values to draw from are not in [0, 1].
+    """
+    if binarization not in BINARIZATIONS:
+        raise ValueError(unknown("binarization", binarization, BINARIZATIONS))
+    levels = dataset.levels
+    if binarization == "none":
+        return dataset, Observation(lambda key, raw: scale(raw, levels), lambda raw: scale(raw, levels))
+    if levels is None and not (dataset.train.min() >= 0 and dataset.train.max() <= 1):
+        raise ValueError(
+            f"Binarization '{binarization}' draws pixels from grey values in [0, 1], but '{dataset.name}' holds "
+            f"values from {dataset.train.min():.4g} to {dataset.train.max():.4g}; rescale the data or use 'none'."
+        )
+    rng = np.random.default_rng(seed)
+    fixed = {part: _draw_once(rng, getattr(dataset, part), levels) for part in ("validation", "test")}
+    if binarization == "static":
+        fixed["train"] = _draw_once(rng, dataset.train, levels)
+        return dataset._replace(levels=2, **fixed), Observation(
+            lambda key, raw: scale(raw, 2), lambda raw: scale(raw, 2)
+        )
+
+    def train(key: PRNGKeyArray, raw: Array) -> Float[Array, "B *D"]:
+        grey = scale(raw, levels)
+        return jax.random.bernoulli(key, grey).astype(grey.dtype)
+
+    return dataset._replace(**fixed), Observation(train, lambda raw: scale(raw, 2))
+
+
+def _draw_once(rng: np.random.Generator, raw: np.ndarray, levels: int | None) -> np.ndarray:
+    grey = raw if levels is None else raw / np.float32(levels - 1)
+    return (rng.random(raw.shape, np.float32) < grey).astype(np.uint8)

@@ -1,0 +1,210 @@
+"""A run folder: what was asked (`config.json`), what happened (`metrics.jsonl`), what was learned and measured.
+
+config.json   every setting, package versions, device, commit, the data's checksum and split
+metrics.jsonl one line per epoch
+last/ best/   checkpoints: the whole training state, and the best parameters alone
+results.json  summaries of `evaluate`; per-example values beside it in test.npz
+"""
+
+import json
+import math
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from gpvae_jax import checkpoint, config, train
+from gpvae_jax.build import Setup, build
+from gpvae_jax.data import Dataset, load
+from gpvae_jax.types import Params
+
+PACKAGES = ("gpvae-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
+
+
+class Run(NamedTuple):
+    """A run folder and the functions its configuration stands for."""
+
+    folder: Path
+    setup: Setup
+
+
+def open_run(folder: Path, data: Dataset | None = None) -> Run:
+    """Open a run folder made by `create`. Raises FileNotFoundError or ValueError, one sentence, where it is not one.
+
+    The data set is loaded again and must be, bit for bit, the one the run was trained on.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{folder} is not a run folder: it holds no config.json; give the folder of a run."
+        )
+    settings = config.read(path)
+    recorded = json.loads(path.read_text())["data"]["checksum"]
+    data = load_data(settings) if data is None else data
+    if data.checksum != recorded:
+        raise ValueError(
+            f"The data set '{settings.data.name}' is not the one {folder} was trained on: its checksum is "
+            f"{data.checksum[:12]}…, expected {recorded[:12]}…; restore the original data or train anew."
+        )
+    return Run(folder, build(settings, data))
+
+
+def create(folder: Path, settings: config.Config, data: Dataset | None = None) -> Run:
+    """Make a run folder. Everything that can be wrong with the settings is found before anything is written."""
+    if (folder / "config.json").exists():
+        raise FileExistsError(
+            f"{folder} already holds a run; continue it with --resume or choose another folder."
+        )
+    data = load_data(settings) if data is None else data
+    setup = build(settings, data)
+    folder.mkdir(parents=True, exist_ok=True)
+    record = {
+        "config": config.to_dict(setup.config),
+        "data": {
+            "checksum": data.checksum,
+            "levels": data.levels,
+            "shape": data.train.shape[1:],
+            "split": data.split,
+        },
+        "environment": environment(),
+    }
+    write_json(folder / "config.json", record)
+    return Run(folder, setup)
+
+
+def load_data(settings: config.Config) -> Dataset:
+    """The data set a configuration names."""
+    return load(settings.data.name, data_dir=settings.data.data_dir, raw_dir=settings.data.raw_dir)
+
+
+def records(run: Run, *, resume: bool = False, save_every: float = 30.0) -> Iterator[train.Record]:
+    """Train a run, yielding each epoch's record after it is on disk; `resume` goes on from the last checkpoint.
+
+    A checkpoint is written when `save_every` seconds have passed since the last, and at the end; a diverging run
+    keeps its last good state. Resuming repeats nothing and leaves nothing out: the parameters come out the same.
+    """
+    settings = run.setup.config.train
+    state = None
+    if resume and (run.folder / "last").is_dir():
+        _, state = checkpoint.restore(run.folder / "last", _abstract_state(run))
+    _cut_metrics(run.folder, 0 if state is None else int(np.max(state.epoch)))
+    key = jax.random.key(settings.seed) if state is None else None
+    num_seeds = settings.num_seeds if state is None else None
+    since_save, record = 0.0, None
+    with (run.folder / "metrics.jsonl").open("a") as file:
+        try:
+            for record in train.fit(
+                run.setup.trainer,
+                run.setup.data,
+                key,
+                epochs=settings.epochs,
+                num_seeds=num_seeds,
+                state=state,
+            ):
+                line = {"epoch": record.epoch, "seconds": round(record.seconds, 4)} | _plain(record.metrics)
+                file.write(json.dumps(line) + "\n")
+                file.flush()
+                since_save += record.seconds
+                if since_save > save_every:
+                    _save(run, record.state)
+                    since_save = 0.0
+                yield record
+        except train.DivergenceError as error:
+            _save(run, error.state)
+            raise
+        finally:
+            if record is not None and since_save:
+                _save(run, record.state)
+
+
+def _save(run: Run, state: train.TrainState) -> None:
+    epoch = int(np.max(state.epoch))
+    checkpoint.save(run.folder / "last", epoch, state)
+    checkpoint.save(run.folder / "best", epoch, state.best)
+
+
+def best_params(run: Run) -> Params:
+    """The best parameters of a trained run, `[R, …]` when it trained R seeds."""
+    return checkpoint.restore(run.folder / "best", _abstract_state(run).best)[1]
+
+
+def _abstract_state(run: Run) -> train.TrainState:
+    """Shapes and dtypes of the run's training state, without computing anything."""
+    init, seeds = run.setup.trainer.init, run.setup.config.train.num_seeds
+    data = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), run.setup.data)
+    if seeds is None:
+        return jax.eval_shape(init, jax.random.key(0), data)
+    keys = jax.eval_shape(lambda k: jax.random.split(k, seeds), jax.random.key(0))
+    return jax.eval_shape(jax.vmap(init, in_axes=(0, None)), keys, data)
+
+
+def history(folder: Path) -> list[dict[str, Any]]:
+    """The recorded epochs of a run; raises FileNotFoundError where it was never trained."""
+    path = folder / "metrics.jsonl"
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} holds no metrics.jsonl; train the run first.")
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def _cut_metrics(folder: Path, epoch: int) -> None:
+    """Drop lines of epochs after the checkpoint, which will be trained again; a torn last line goes with them."""
+    path = folder / "metrics.jsonl"
+    if path.is_file():
+        lines = path.read_text().splitlines()[:epoch]
+        write_text(path, "".join(line + "\n" for line in lines))
+
+
+def _plain(values: Any) -> Any:
+    """JSON-ready: arrays to lists, and what is not finite to null, for which JSON has no number."""
+    if isinstance(values, dict):
+        return {name: _plain(value) for name, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [_plain(value) for value in values]
+    if isinstance(values, np.ndarray | np.generic | jax.Array):
+        return _plain(np.asarray(values).tolist())
+    if isinstance(values, float) and not math.isfinite(values):
+        return None
+    return values
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write a JSON file atomically."""
+    write_text(path, json.dumps(_plain(values), indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically: a reader finds the old or the new one, never a part."""
+    draft = path.with_name(path.name + ".part")
+    draft.write_text(text)
+    os.replace(draft, path)
+
+
+def environment() -> dict[str, Any]:
+    """Package versions, Python, device and, in a git checkout, the commit of the working directory."""
+    git = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        commit = subprocess.run(git, capture_output=True, text=True, timeout=10).stdout.strip() or None
+    except (OSError, subprocess.TimeoutExpired):
+        commit = None
+    return {
+        "packages": {name: _version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": jax.devices()[0].device_kind,
+        "backend": jax.default_backend(),
+        "cpus": os.cpu_count(),
+        "commit": commit,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,72 @@
+"""The few types everything else leans on.
+
+Axes, everywhere in the library: `x[B, *D]` data, `z[S, B, Z]` latents; S samples, B batch, Z latent
+dimensions, M mixture components, F features, N training items. Log-probabilities are in nats.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+Metrics = dict[str, Array]
+Info = dict[str, Any]
+
+
+class Params(NamedTuple):
+    """All trainable parameters: the generative model's and the inference side's, as plain pytrees."""
+
+    model: PyTree  # θ
+    inference: PyTree  # φ
+
+
+class Network(NamedTuple):
+    """A neural network as a pair of pure functions with its shapes.
+
+    `init(key)` returns the parameters (nested dicts of arrays); `apply(params, x[B, *in_shape])` returns
+    `[B, *out_shape]`. Make one from a Flax module with `networks.from_nnx` or `networks.from_linen`, or by hand.
+    """
+
+    init: Callable[[PRNGKeyArray], PyTree]
+    apply: Callable[[PyTree, Array], Array]
+    in_shape: tuple[int, ...]
+    out_shape: tuple[int, ...]
+
+
+class LatentModel(NamedTuple):
+    """A generative model p_θ(x, z) = p(z) p_θ(x|z) over data of shape `data_shape` and `latent_dim` latents."""
+
+    init: Callable[[PRNGKeyArray, Array], PyTree]  # (key, x[N, *D]) -> θ
+    log_prior: Callable[[PyTree, Array], Array]  # (θ, z[..., Z]) -> [...]
+    log_likelihood: Callable[[PyTree, Array, Array], Array]  # (θ, x[B, *D], z[S, B, Z]) -> [S, B]
+    sample: Callable[[PyTree, PRNGKeyArray, int], tuple[Array, Array]]  # (θ, key, n) -> z[n, Z], x[n, *D]
+    mean: Callable[[PyTree, Array], Array]  # E[x|z]: (θ, z[B, Z]) -> [B, *D]
+    data_shape: tuple[int, ...]
+    latent_dim: int
+
+
+@runtime_checkable
+class Posterior(Protocol):
+    """A batch of distributions q(z|x_b), itself a pytree of arrays.
+
+    Implementations may also offer `log_prob(z)`, `mean`, `variance` and `kl_to_standard_normal()`.
+    """
+
+    def sample_and_log_prob(
+        self, key: PRNGKeyArray, num_samples: int
+    ) -> tuple[Float[Array, "S B Z"], Float[Array, "S B"]]:
+        """Draw z[S, B, Z] by reparameterisation and return it with log q(z|x)[S, B]."""
+        ...
+
+
+class InferenceMethod(NamedTuple):
+    """How q(z|x) is computed and trained: three pure functions, none of them jitted.
+
+    `init(key, x[N, *D])` returns `Params`; `posterior(params, key, x[B, *D])` returns a `Posterior` and a dict
+    of what the method has to tell (variances, weights, traces); `loss(params, key, x[B, *D], beta=β)` returns
+    the scalar to minimise (nats per example) and a dict of scalar metrics, `elbo` always among them.
+    """
+
+    init: Callable[[PRNGKeyArray, Array], Params]
+    posterior: Callable[[Params, PRNGKeyArray, Array], tuple[Posterior, Info]]
+    loss: Callable[..., tuple[Array, Metrics]]
