@@ -92,9 +92,7 @@ def build_likelihood(name: str, dataset: Dataset) -> Likelihood:
     return LIKELIHOODS[name](dataset.levels)
 
 
-def build_model(
-    config: Config, likelihood: Likelihood, data_shape: tuple[int, ...]
-) -> tuple[LatentModel, Network]:
+def build_model(config: Config, likelihood: Likelihood, data_shape: tuple[int, ...]) -> tuple[LatentModel, Network]:
     """The generative model and the encoder network of a configuration."""
     settings = config.model
     if settings.latent_dim < 1:

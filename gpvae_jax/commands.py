@@ -1,7 +1,11 @@
 """What the commands do: the only room that prints, and the only one with progress bars."""
 
 import functools
+import json
+import math
 import os
+import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,17 +17,20 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
-from gpvae_jax import build, cli, runs, train
-from gpvae_jax.data import DATASETS
-from gpvae_jax.evaluate.run import evaluate_run
+from gpvae_jax import build, cli, compare, plots, runs, train
+from gpvae_jax.config import Config
+from gpvae_jax.data import DATASETS, Dataset
+from gpvae_jax.evaluate.run import evaluate_run, params_by_seed
 from gpvae_jax.likelihoods import LIKELIHOODS
 from gpvae_jax.methods import METHODS
 from gpvae_jax.observation import BINARIZATIONS
+from gpvae_jax.report import png, table
 
 console = Console()
 say = functools.partial(console.print, highlight=False, soft_wrap=True)
@@ -35,6 +42,9 @@ def run(command: Any) -> None:
     {
         cli.Train: train_command,
         cli.Evaluate: evaluate_command,
+        cli.Compare: compare_command,
+        cli.Sample: sample_command,
+        cli.Plot: plot_command,
         cli.List: list_command,
     }[type(command)](command)
 
@@ -73,24 +83,18 @@ def train_command(command: cli.Train) -> None:
     else:
         run = runs.create(folder, settings)
     describe(run)
-    record = train_with_bar(
-        run, resume=command.resume, observer=_tensorboard(folder) if command.tensorboard else None
-    )
+    record = train_with_bar(run, resume=command.resume, observer=_tensorboard(folder) if command.tensorboard else None)
     if record is None:
         say(f"Nothing left to train: {folder} has all its {run.setup.config.train.epochs} epochs.")
         return
-    say(
-        f"Best validation ELBO {_text(record.state.best_bound)} nats at epoch {_text(record.state.best_epoch, 0)}."
-    )
+    say(f"Best validation ELBO {_text(record.state.best_bound)} nats at epoch {_text(record.state.best_epoch, 0)}.")
     say(f"Run folder: {folder}   next: gpvae evaluate {folder}")
 
 
 def describe(run: runs.Run) -> None:
     """A line about what is about to run."""
     setup = run.setup
-    counts = " + ".join(
-        str(len(part)) for part in (setup.dataset.train, setup.dataset.validation, setup.dataset.test)
-    )
+    counts = " + ".join(str(len(part)) for part in (setup.dataset.train, setup.dataset.validation, setup.dataset.test))
     say(
         f"{setup.config.method} on {setup.dataset.name} ({counts} train + validation + test, "
         f"binarization {setup.config.data.binarization}), {setup.likelihood.name} likelihood, "
@@ -164,6 +168,91 @@ def evaluate_command(command: cli.Evaluate) -> None:
     say(
         f"{count} test examples; bounds in nats per example, ± standard error over examples. {command.run}/results.json"
     )
+
+
+def compare_command(command: cli.Compare) -> None:
+    """Train what is not yet trained, evaluate what is not yet evaluated, and write the report."""
+    wanted = compare.configs(command.run, command.methods or tuple(METHODS))
+    data = runs.load_data(command.run)
+    wanted = {label: build.build(settings, data).config for label, settings in wanted.items()}  # all checked first
+    compared = {}
+    with bars() as progress:
+        task = progress.add_task("comparing", total=STEPS * len(wanted), text="")
+        for number, (label, settings) in enumerate(wanted.items()):
+            step = functools.partial(_advance, progress, task, STEPS * number, label)
+            compared[label] = _finish_run(command, compare.folder_name(label), settings, data, step)
+        progress.update(task, text="timing inference and writing the report")
+        made, path = compare.report(command.out, compared, shlex.join(["gpvae", *sys.argv[1:]]))
+        progress.update(task, text="")
+    console.print(table(made, "rich"))
+    say(f"Report: {path}   the table as Markdown and CSV beside it, one run folder per method")
+
+
+STEPS = 100  # of the bar, per method: 80 for training, 20 for evaluation
+
+
+def _advance(progress: Progress, task: TaskID, start: int, label: str, done: float, text: str) -> None:
+    progress.update(task, completed=round(start + done * STEPS), text=f"{label}: {text}")
+
+
+def _finish_run(
+    command: cli.Compare, name: str, settings: Config, data: Dataset, step: Callable[[float, str], None]
+) -> runs.Run:
+    """A trained and evaluated run in its folder, doing only what is still missing."""
+    folder = command.out / name
+    exists = (folder / "config.json").exists()
+    run = runs.open_run(folder, data) if exists else runs.create(folder, settings, data)
+    compare.same_settings(run, settings)
+    if not _evaluated(folder, command.num_samples):
+        step(0.0, "compiling")
+        for record in runs.records(run, resume=True):
+            step(0.8 * record.epoch / settings.train.epochs, progress_text(record))
+        step(0.8, "evaluating")
+        evaluate_run(run, num_samples=command.num_samples)
+    step(1.0, "done")
+    return run
+
+
+def _evaluated(folder: Path, num_samples: tuple[int, ...]) -> bool:
+    path = folder / "results.json"
+    return path.is_file() and json.loads(path.read_text())["num_samples"] == list(num_samples)
+
+
+def sample_command(command: cli.Sample) -> None:
+    """Draw examples from a trained model: samples.png and samples.npz."""
+    if command.count < 1:
+        raise ValueError(f"--count must be at least 1, got {command.count}.")
+    run = runs.open_run(command.run)
+    params = params_by_seed(run)[0]
+    out = command.out or command.run
+    out.mkdir(parents=True, exist_ok=True)
+    z, x = run.setup.model.sample(params.model, jax.random.key(command.seed), command.count)
+    mean = np.asarray(run.setup.model.mean(params.model, z))
+    runs.write_npz(out / "samples.npz", {"z": np.asarray(z), "x": np.asarray(x), "mean": mean})
+    save_figure(plots.images_grid(mean, columns=math.ceil(math.sqrt(command.count))), out / "samples.png")
+    say(f"{command.count} samples: {out / 'samples.png'} (means), {out / 'samples.npz'} (z, x and mean)")
+
+
+def plot_command(command: cli.Plot) -> None:
+    """Draw what a run folder holds."""
+    run = runs.open_run(command.run)
+    out = command.out or command.run
+    out.mkdir(parents=True, exist_ok=True)
+    name, params = run.setup.config.method, params_by_seed(run)[0]
+    x = np.asarray(run.setup.observation.evaluate(run.setup.dataset.test[: compare.SHOWN]))
+    figures = {
+        "learning_curve.png": plots.learning_curves({name: runs.history(command.run)}),
+        "reconstructions.png": plots.reconstructions(x, {name: compare.reconstruct(run, params, x)}),
+        "prior_samples.png": plots.prior_samples({name: compare.draw(run, params, 4 * compare.SHOWN, seed=0)}),
+    }
+    for file, figure in figures.items():
+        save_figure(figure, out / file)
+        say(f"{out / file}")
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a figure as PNG, whole or not at all."""
+    runs.write_bytes(path, png(figure))
 
 
 def list_command(command: cli.List) -> None:

@@ -28,9 +28,7 @@ def latent_model(decoder: Network, likelihood: Likelihood) -> LatentModel:
     def log_prior(theta: PyTree, z: Float[Array, "*S Z"]) -> Float[Array, "*S"]:
         return standard_normal_log_prob(z)
 
-    def log_likelihood(
-        theta: PyTree, x: Float[Array, "B *D"], z: Float[Array, "S B Z"]
-    ) -> Float[Array, "S B"]:
+    def log_likelihood(theta: PyTree, x: Float[Array, "B *D"], z: Float[Array, "S B Z"]) -> Float[Array, "S B"]:
         # one decoder call on S·B rows, whatever the split between samples and batch
         output = decoder.apply(theta["decoder"], z.reshape(-1, z.shape[-1]))
         output = output.reshape(*z.shape[:-1], *decoder.out_shape)
@@ -40,9 +38,7 @@ def latent_model(decoder: Network, likelihood: Likelihood) -> LatentModel:
     def mean(theta: PyTree, z: Float[Array, "B Z"]) -> Float[Array, "B *D"]:
         return likelihood.mean(theta["likelihood"], decoder.apply(theta["decoder"], z))
 
-    def sample(
-        theta: PyTree, key: PRNGKeyArray, num_samples: int
-    ) -> tuple[Float[Array, "n Z"], Float[Array, "n *D"]]:
+    def sample(theta: PyTree, key: PRNGKeyArray, num_samples: int) -> tuple[Float[Array, "n Z"], Float[Array, "n *D"]]:
         key_z, key_x = jax.random.split(key)
         dtype = jnp.result_type(*jax.tree.leaves(theta["decoder"]))
         z = jax.random.normal(key_z, (num_samples, *decoder.in_shape), dtype)

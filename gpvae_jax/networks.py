@@ -5,6 +5,7 @@ z[B, Z] to the likelihood's parameters [B, *D]. A user's own Flax module, NNX or
 `from_linen` and is then like any other.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -171,7 +172,7 @@ class _MLP(nnx.Module):
         rngs: nnx.Rngs,
     ):
         widths = [math.prod(in_shape), *hidden]
-        pairs = enumerate(zip(widths[:-1], widths[1:], strict=True))
+        pairs = enumerate(itertools.pairwise(widths))
         self.hidden = nnx.Dict({f"layer_{i}": _linear(n, m, rngs) for i, (n, m) in pairs})
         self.out = None if out_shape is None else _linear(widths[-1], math.prod(out_shape), rngs)
         self.out_shape = out_shape
@@ -204,7 +205,7 @@ class _Conv(nnx.Module):
 class _ConvEncoder(nnx.Module):
     def __init__(self, sizes, channels: int, width: int, features: int, activation: Callable, rngs: nnx.Rngs):
         widths = [channels, *(width * 2**i for i in range(len(sizes) - 1))]
-        pairs = enumerate(zip(widths[:-1], widths[1:], strict=True))
+        pairs = enumerate(itertools.pairwise(widths))
         self.conv = nnx.Dict({f"layer_{i}": _Conv(n, m, rngs) for i, (n, m) in pairs})
         self.out = _linear(math.prod(sizes[-1]) * widths[-1], features, rngs)
         self.activation = activation
@@ -228,7 +229,7 @@ class _ConvDecoder(nnx.Module):
     ):
         layers = len(sizes) - 1
         widths = [*(width * 2**i for i in reversed(range(layers))), channels]
-        pairs = enumerate(zip(widths[:-1], widths[1:], strict=True))
+        pairs = enumerate(itertools.pairwise(widths))
         self.dense = _linear(latent_dim, features, rngs)
         self.seed = _linear(features, math.prod(sizes[-1]) * widths[0], rngs)
         self.conv = nnx.Dict({f"layer_{i}": _Conv(n, m, rngs) for i, (n, m) in pairs})

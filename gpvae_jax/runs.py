@@ -6,6 +6,7 @@ last/ best/   checkpoints: the whole training state, and the best parameters alo
 results.json  summaries of `evaluate`; per-example values beside it in test.npz
 """
 
+import io
 import json
 import math
 import os
@@ -41,9 +42,7 @@ def open_run(folder: Path, data: Dataset | None = None) -> Run:
     """
     path = folder / "config.json"
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{folder} is not a run folder: it holds no config.json; give the folder of a run."
-        )
+        raise FileNotFoundError(f"{folder} is not a run folder: it holds no config.json; give the folder of a run.")
     settings = config.read(path)
     recorded = json.loads(path.read_text())["data"]["checksum"]
     data = load_data(settings) if data is None else data
@@ -58,9 +57,7 @@ def open_run(folder: Path, data: Dataset | None = None) -> Run:
 def create(folder: Path, settings: config.Config, data: Dataset | None = None) -> Run:
     """Make a run folder. Everything that can be wrong with the settings is found before anything is written."""
     if (folder / "config.json").exists():
-        raise FileExistsError(
-            f"{folder} already holds a run; continue it with --resume or choose another folder."
-        )
+        raise FileExistsError(f"{folder} already holds a run; continue it with --resume or choose another folder.")
     data = load_data(settings) if data is None else data
     setup = build(settings, data)
     folder.mkdir(parents=True, exist_ok=True)
@@ -179,9 +176,21 @@ def write_json(path: Path, values: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically: a reader finds the old or the new one, never a part."""
+    """Write a text file atomically."""
+    write_bytes(path, text.encode())
+
+
+def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write arrays as .npz atomically."""
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    write_bytes(path, buffer.getvalue())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically: a reader finds the old or the new one, never a part."""
     draft = path.with_name(path.name + ".part")
-    draft.write_text(text)
+    draft.write_bytes(content)
     os.replace(draft, path)
 
 

@@ -19,9 +19,7 @@ from gpvae_jax.bounds import elbo, log_weights
 from gpvae_jax.observation import Observation
 from gpvae_jax.types import InferenceMethod, LatentModel, Metrics, Params
 
-INIT_EXAMPLES = (
-    10_000  # seen by a method's init, which needs statistics such as the variance, not every example
-)
+INIT_EXAMPLES = 10_000  # seen by a method's init, which needs statistics such as the variance, not every example
 
 
 class TrainState(NamedTuple):
@@ -120,18 +118,14 @@ def trainer(
         x = observation.train(key_observe, raw)
         loss = partial(method.loss, beta=beta(state.step))
         (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params, key_loss, x)
-        with jax.numpy_dtype_promotion(
-            "standard"
-        ):  # optax mixes integers and floats, our callers may be strict
+        with jax.numpy_dtype_promotion("standard"):  # optax mixes integers and floats, our callers may be strict
             updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         average = state.average
         if ema_decay is not None:
-            average = optax.incremental_update(params, average, 1.0 - ema_decay)
+            average = optax.incremental_update(params, average, 1.0 - _decay(ema_decay, state.step))
         metrics = metrics | {"loss": value, "grad_norm": optax.global_norm(grads)}
-        return state._replace(
-            params=params, average=average, opt_state=opt_state, step=state.step + 1
-        ), metrics
+        return state._replace(params=params, average=average, opt_state=opt_state, step=state.step + 1), metrics
 
     def validate(params: Params, data: TrainingData) -> Float[Array, ""]:
         def bound(raw: Array, key: PRNGKeyArray) -> Float[Array, " B"]:
@@ -151,9 +145,7 @@ def trainer(
         finite = jnp.isfinite(history["loss"]) & jnp.isfinite(history["grad_norm"])
         new = _close_epoch(state, new, bound, finite, patience)
         means = jax.tree.map(jnp.mean, history) | {"validation_elbo": bound}
-        running = ~state.stopped & (
-            state.failed_step < 0
-        )  # of a run that has ended there is nothing to report
+        running = ~state.stopped & (state.failed_step < 0)  # of a run that has ended there is nothing to report
         means = jax.tree.map(lambda value: jnp.where(running, value, jnp.full_like(value, jnp.nan)), means)
         return new, means | {
             "best_epoch": new.best_epoch,
@@ -164,9 +156,13 @@ def trainer(
     return Trainer(init, step, epoch, batch_size)
 
 
-def _close_epoch(
-    old: TrainState, new: TrainState, bound: Array, finite: Array, patience: int | None
-) -> TrainState:
+def _decay(ema_decay: float, step: Int[Array, ""]) -> Float[Array, ""]:
+    """min(decay, (1 + t) / (10 + t)): the average forgets the random start within the first steps (derived)."""
+    t = step.astype(jnp.result_type(float))
+    return jnp.minimum(ema_decay, (1 + t) / (10 + t))
+
+
+def _close_epoch(old: TrainState, new: TrainState, bound: Array, finite: Array, patience: int | None) -> TrainState:
     """Keep the best parameters, count the patience, and undo an epoch that failed or came after stopping."""
     epoch = old.epoch + 1
     improved = bound > old.best_bound
@@ -276,6 +272,4 @@ def check_fit(data: TrainingData, batch_size: int) -> None:
             "lower the batch size."
         )
     if data.validation.shape[0] == 0:
-        raise ValueError(
-            "The validation set is empty, and early stopping needs one; give at least one example."
-        )
+        raise ValueError("The validation set is empty, and early stopping needs one; give at least one example.")

@@ -64,10 +64,3 @@ def importance_bounds(
         collected.append(jax.device_get(of_batch(params, jax.random.fold_in(key, number), raw[rows])))
         progress(min(start + batch_size, len(raw)))
     return {name: np.concatenate([c[name] for c in collected])[: len(raw)] for name in collected[0]}
-
-
-def mean_and_error(values: np.ndarray) -> tuple[float, float]:
-    """Mean over examples and its standard error (sample standard deviation over √N; NaN for a single one)."""
-    values = np.asarray(values, np.float64)
-    error = values.std(ddof=1) / np.sqrt(values.size) if values.size > 1 else float("nan")
-    return float(values.mean()), float(error)

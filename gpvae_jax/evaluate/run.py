@@ -1,6 +1,6 @@
 """Evaluate a trained run folder on its test set and keep the result in it."""
 
-import os
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -8,9 +8,10 @@ import jax
 import numpy as np
 
 from gpvae_jax import runs
-from gpvae_jax.evaluate.importance import importance_bounds, mean_and_error
+from gpvae_jax.evaluate.importance import importance_bounds
 from gpvae_jax.evaluate.latency import inference_call, measure
 from gpvae_jax.networks import num_params
+from gpvae_jax.report import estimate
 from gpvae_jax.types import Params
 
 LATENCY_BATCH = 128  # the papers' batch for inference times
@@ -40,7 +41,7 @@ def evaluate_run(
             jax.random.key(seed),
             observe=setup.observation.evaluate,
             num_samples=num_samples,
-            progress=lambda done, start=number * len(raw): progress(start + done),
+            progress=functools.partial(_shifted, progress, number * len(raw)),
         )
         for number, params in enumerate(each)
     ]
@@ -57,12 +58,13 @@ def evaluate_run(
         "num_params": {"model": num_params(each[0].model), "inference": num_params(each[0].inference)},
         "environment": runs.environment(),
     }
-    draft = run.folder / "test.npz.part"
-    with draft.open("wb") as file:
-        np.savez(file, **arrays)
-    os.replace(draft, run.folder / "test.npz")
+    runs.write_npz(run.folder / "test.npz", arrays)
     runs.write_json(run.folder / "results.json", results)
     return results
+
+
+def _shifted(progress: Callable[[int], None], start: int, done: int) -> None:
+    progress(start + done)
 
 
 def params_by_seed(run: runs.Run) -> list[Params]:
@@ -79,5 +81,5 @@ def latency_call(run: runs.Run, params: Params) -> tuple[Callable[..., Any], tup
 
 def summary(values: np.ndarray) -> dict[str, float]:
     """Mean of values[R, N] with its standard error over the N examples (seeds averaged) and over the R seeds."""
-    mean, error = mean_and_error(values.mean(axis=0))
-    return {"mean": mean, "stderr": error, "stderr_over_seeds": mean_and_error(values.mean(axis=1))[1]}
+    mean, error = estimate(values.mean(axis=0))
+    return {"mean": mean, "stderr": error, "stderr_over_seeds": estimate(values.mean(axis=1)).se}

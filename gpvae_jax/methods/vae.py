@@ -9,9 +9,7 @@ from gpvae_jax.posteriors import DiagonalGaussian, diagonal_gaussian
 from gpvae_jax.types import InferenceMethod, Info, LatentModel, Metrics, Network, Params
 
 
-def vae(
-    model: LatentModel, encoder: Network, *, num_samples: int = 1, analytic_kl: bool = True
-) -> InferenceMethod:
+def vae(model: LatentModel, encoder: Network, *, num_samples: int = 1, analytic_kl: bool = True) -> InferenceMethod:
     """Amortized inference, q(z|x) = N(m_φ(x), diag s_φ(x)²), in one feed-forward pass.
 
     model: the generative model; encoder: x[B, *D] -> features h[B, H], on which an affine head puts (m, log s).
@@ -25,9 +23,7 @@ def vae(
         inference = {"encoder": encoder.init(key_encoder), "head": head.init(key_head)}
         return Params(model.init(key_model, x), inference)
 
-    def posterior(
-        params: Params, key: PRNGKeyArray, x: Float[Array, "B *D"]
-    ) -> tuple[DiagonalGaussian, Info]:
+    def posterior(params: Params, key: PRNGKeyArray, x: Float[Array, "B *D"]) -> tuple[DiagonalGaussian, Info]:
         phi = params.inference
         return diagonal_gaussian(head.apply(phi["head"], encoder.apply(phi["encoder"], x))), {}
 
@@ -38,10 +34,7 @@ def vae(
         q, _ = posterior(params, key_posterior, x)
         z, log_q = q.sample_and_log_prob(key_z, num_samples)
         log_likelihood = jnp.mean(model.log_likelihood(params.model, x, z))
-        if analytic_kl:
-            kl = jnp.mean(q.kl_to_standard_normal())
-        else:
-            kl = jnp.mean(log_q - model.log_prior(params.model, z))
+        kl = jnp.mean(q.kl_to_standard_normal() if analytic_kl else log_q - model.log_prior(params.model, z))
         metrics = {"elbo": log_likelihood - kl, "log_likelihood": log_likelihood, "kl": kl}
         return beta * kl - log_likelihood, metrics
 

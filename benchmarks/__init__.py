@@ -1,0 +1,1 @@
+"""Microbenchmarks; run one with `python -m benchmarks.NAME --help`."""

@@ -1,0 +1,192 @@
+"""Several finished runs side by side: the rows of the table, the pictures, and the report."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from gpvae_jax import config, plots, runs
+from gpvae_jax.evaluate.latency import Latency, measure
+from gpvae_jax.evaluate.run import LATENCY_BATCH, latency_call, params_by_seed
+from gpvae_jax.likelihoods import bits_per_dim
+from gpvae_jax.report import CompareRow, Picture, estimate, table, write_report
+from gpvae_jax.types import Params
+
+SHOWN = 12  # examples in a row of pictures
+
+
+def configs(base: config.Config, methods: Sequence[str]) -> dict[str, config.Config]:
+    """A configuration per method; NAME:setting=value:… gives a method settings of its own."""
+    if len(set(methods)) < len(methods):
+        raise ValueError(f"Each method of a comparison is named once, got {', '.join(methods)}.")
+    made = {}
+    for label in methods:
+        name, *settings = label.split(":")
+        made[label] = dataclasses.replace(base, method=name, settings=(*base.settings, *settings))
+    return made
+
+
+def folder_name(label: str) -> str:
+    """A method's label as the name of its run folder."""
+    return label.replace(":", "-").replace("=", "-")
+
+
+def same_settings(run: runs.Run, wanted: config.Config) -> None:
+    """Raise ValueError where an existing run folder was made with other settings than are wanted now."""
+    has, asked = _flat(config.to_dict(run.setup.config)), _flat(config.to_dict(wanted))
+    for name, value in asked.items():
+        if value != has[name]:
+            raise ValueError(
+                f"{run.folder} holds a run with {name} = {has[name]!r}, but {value!r} was asked for; choose another "
+                "folder with --out, or remove this one."
+            )
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def rows(compared: dict[str, runs.Run]) -> list[CompareRow]:
+    """A row per evaluated run, the first being what the others are compared with, example by example.
+
+    Inference is timed here, all methods in turn, so that their ratios hold. Bounds average over seeds first.
+    """
+    values = {name: _test_values(run) for name, run in compared.items()}
+    timings = latencies(compared)
+    made: list[CompareRow] = []
+    for name, run in compared.items():
+        results, of = json.loads((run.folder / "results.json").read_text()), values[name]
+        largest = max(results["num_samples"])
+        bound, first = of[f"iwae_{largest}"], values[next(iter(compared))][f"iwae_{largest}"]
+        epochs = runs.history(run.folder)
+        discrete = run.setup.likelihood.name == "discretized_logistic"
+        made.append(
+            CompareRow(
+                name=name,
+                num_params=sum(results["num_params"].values()),
+                epochs=len(epochs),
+                train_seconds=sum(epoch["seconds"] for epoch in epochs),
+                num_examples=results["num_examples"],
+                elbo=estimate(of["elbo"]),
+                iwae={k: estimate(of[f"iwae_{k}"]) for k in results["num_samples"]},
+                ess=float(of["ess"].mean()),
+                latency_ms=timings[name].median,
+                difference=estimate(bound - first) if made else None,
+                bits_per_dim=estimate(bits_per_dim(bound, run.setup.model.data_shape)) if discrete else None,
+                best_epoch=int(np.median(epochs[-1]["best_epoch"])),
+                latency_batch=results["latency_batch"],
+            )
+        )
+    return made
+
+
+def _test_values(run: runs.Run) -> dict[str, np.ndarray]:
+    """Per-example test results [N], averaged over the run's seeds."""
+    with np.load(run.folder / "test.npz") as arrays:
+        return {name: arrays[name].astype(np.float64).mean(axis=0) for name in arrays.files}
+
+
+def latencies(compared: dict[str, runs.Run]) -> dict[str, Latency]:
+    """Inference time of every run on one batch, interleaved."""
+    return measure({name: latency_call(run, params_by_seed(run)[0]) for name, run in compared.items()})
+
+
+def pictures(compared: dict[str, runs.Run], made: list[CompareRow]) -> list[Picture]:
+    """The report's figures: learning curves, likelihood against time, reconstructions, prior samples."""
+    styles = plots.method_styles(compared)
+    histories = {name: runs.history(run.folder) for name, run in compared.items()}
+    params = {name: params_by_seed(run)[0] for name, run in compared.items()}
+    any_run = next(iter(compared.values()))
+    x = np.asarray(any_run.setup.observation.evaluate(any_run.setup.dataset.test[:SHOWN]))
+    value_range = (0.0, 1.0) if any_run.setup.dataset.levels is not None else (float(x.min()), float(x.max()))
+    rebuilt = {name: reconstruct(run, params[name], x) for name, run in compared.items()}
+    drawn = {name: draw(run, params[name], 2 * SHOWN, seed=0) for name, run in compared.items()}
+    return [
+        Picture(
+            "Learning curves",
+            "The bound on held-out validation data decides which epoch is kept (marked) and when to stop.",
+            plots.learning_curves(histories, styles),
+        ),
+        Picture(
+            "Likelihood against time",
+            "Up is a tighter bound on the test likelihood, left is faster inference.",
+            plots.likelihood_against_time(made, styles),
+        ),
+        Picture(
+            "Reconstructions",
+            "Test examples, and what each model makes of one sample of its posterior for them.",
+            plots.reconstructions(x, rebuilt, value_range),
+        ),
+        Picture(
+            "Prior samples",
+            "Each model's mean image for latents drawn from the prior, the same draws for every method.",
+            plots.prior_samples(drawn, SHOWN, value_range),
+        ),
+    ]
+
+
+def reconstruct(run: runs.Run, params: Params, x: np.ndarray) -> np.ndarray:
+    """E[x|z] [n, *D] for one posterior sample z of each example x[n, *D]."""
+    key_posterior, key_z = jax.random.split(jax.random.key(0))
+    q, _ = run.setup.method.posterior(params, key_posterior, x)
+    z, _ = q.sample_and_log_prob(key_z, 1)
+    return np.asarray(run.setup.model.mean(params.model, z[0]))
+
+
+def draw(run: runs.Run, params: Params, count: int, *, seed: int) -> np.ndarray:
+    """E[x|z] [count, *D] for latents drawn from the prior."""
+    z, _ = run.setup.model.sample(params.model, jax.random.key(seed), count)
+    return np.asarray(run.setup.model.mean(params.model, z))
+
+
+def report(folder: Path, compared: dict[str, runs.Run], command: str) -> tuple[list[CompareRow], Path]:
+    """Write report.html, table.md and table.csv into `folder`; returns the rows and the report's path."""
+    made = rows(compared)
+    path = write_report(
+        folder / "report.html",
+        f"Inference methods on {next(iter(compared.values())).setup.dataset.name}",
+        run=_what_was_run(compared),
+        rows=made,
+        pictures=pictures(compared, made),
+        command=command,
+        notes=_notes(next(iter(compared.values()))),
+    )
+    runs.write_text(folder / "table.md", table(made, "markdown"))
+    runs.write_text(folder / "table.csv", table(made, "csv"))
+    return made, path
+
+
+def _what_was_run(compared: dict[str, runs.Run]) -> dict[str, Any]:
+    setup, environment = next(iter(compared.values())).setup, runs.environment()
+    model, training = setup.config.model, setup.config.train
+    network = f"hidden layers {model.hidden}" if model.architecture == "mlp" else f"{model.width} channels and up"
+    return {
+        "Data": f"{setup.dataset.name}, examples of shape {'×'.join(map(str, setup.model.data_shape))}",
+        "Split": setup.dataset.split["counts"],
+        "Binarisation": f"{setup.config.data.binarization}, seed {setup.config.data.binarization_seed}",
+        "Likelihood": setup.likelihood.name,
+        "Latent dimensions": model.latent_dim,
+        "Networks": f"{model.architecture}, {network}, {model.activation}",
+        "Training": f"{training.optimizer}, learning rate {training.learning_rate}, batch {training.batch_size}, up "
+        f"to {training.epochs} epochs, patience {training.patience}",
+        "Seeds": f"{training.num_seeds or 1}, from {training.seed}",
+        "Device": f"{environment['device']} ({environment['backend']}), {environment['cpus']} processors",
+        "Versions": {"Python": environment["python"]} | environment["packages"],
+        "Commit": environment["commit"],
+        "Data checksum": setup.dataset.checksum[:16],
+        "Inference time": f"posterior of a batch of {LATENCY_BATCH}, one sample and its density; median",
+    }
+
+
+def _notes(run: runs.Run) -> list[str]:
+    grey = run.setup.dataset.levels != 2 and run.setup.config.data.binarization == "none"
+    if run.setup.likelihood.name == "bernoulli" and grey:
+        return ["Grey images under a Bernoulli likelihood: the bounds are cross-entropies, not log-likelihoods."]
+    return []

@@ -1,0 +1,22 @@
+"""Figures from numpy arrays: pure functions that return a `matplotlib.figure.Figure` and leave pyplot alone.
+
+A method keeps one colour and marker through a report: make them once, `styles = method_styles(names)`, over every
+method of the report, and hand them to each figure.
+"""
+
+from gpvae_jax.plots.curves import learning_curves
+from gpvae_jax.plots.images import images_grid, prior_samples, reconstructions
+from gpvae_jax.plots.latents import latent_scatter
+from gpvae_jax.plots.style import Style, method_styles
+from gpvae_jax.plots.tradeoff import likelihood_against_time
+
+__all__ = [
+    "Style",
+    "images_grid",
+    "latent_scatter",
+    "learning_curves",
+    "likelihood_against_time",
+    "method_styles",
+    "prior_samples",
+    "reconstructions",
+]

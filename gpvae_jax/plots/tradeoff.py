@@ -1,0 +1,132 @@
+"""Quality against cost: the IWAE bound against inference time, one labelled point per method."""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gpvae_jax.plots.style import FAINT, INK, Style, checked_styles, marker, new_axes, plain
+from gpvae_jax.report.rows import CompareRow, check_rows
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def likelihood_against_time(rows: Sequence[CompareRow], styles: Mapping[str, Style] | None = None) -> "Figure":
+    """IWAE bound of the largest number of samples, ± one standard error, against inference time per batch.
+
+    One labelled point per method; up and left is better. A method without a finite bound or time has no place
+    in the picture and is named beneath it, with the reason. Raises ValueError where the rows cannot be compared.
+    """
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    check_rows(rows)
+    styles, samples = checked_styles([row.name for row in rows], styles), max(rows[0].iwae)
+    points, missing = _points(rows, samples)
+    figure, axes = new_axes(4.2)
+    axes.set_xscale("log")
+    for name, (time, bound, error) in points.items():
+        error_bar = {"yerr": error, "elinewidth": 1.2, "capsize": 3} if math.isfinite(error) else {}
+        axes.errorbar(time, bound, **error_bar, **marker(styles[name]))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set(
+        xlabel=f"time to infer q(z|x) of a batch of {rows[0].latency_batch} (ms, logarithmic)",
+        ylabel=f"IWAE-{samples} (nats per example)",
+    )
+    if points:
+        times = [time for time, _, _ in points.values()]
+        axes.set_xlim(min(times) / 2, max(times) * 2)  # room for labels, and for two ticks at least
+        axes.margins(y=0.2)
+    else:
+        axes.set(xticks=[], yticks=[])
+    if missing:
+        figure.supxlabel("not drawn: " + plain(", ".join(missing)), size=8, color="#B00020", wrap=True)
+    _label_points(axes, points, styles)
+    return figure
+
+
+def _points(rows: Sequence[CompareRow], samples: int) -> tuple[dict[str, tuple[float, float, float]], list[str]]:
+    """name -> (time, bound, standard error) of what can be drawn, and what cannot, with the reason."""
+    points, missing = {}, []
+    for row in rows:
+        bound, error = row.iwae[samples]
+        if row.latency_ms is None:
+            missing.append(f"{row.name} (time not measured)")
+        elif not (math.isfinite(row.latency_ms) and row.latency_ms > 0):
+            missing.append(f"{row.name} (its time is {row.latency_ms:g} ms)")
+        elif not math.isfinite(bound):
+            missing.append(f"{row.name} (its bound is {_name_of(bound)})")
+        else:
+            points[row.name] = (row.latency_ms, bound, error)
+    return points, missing
+
+
+def _name_of(value: float) -> str:
+    return "NaN" if math.isnan(value) else ("infinite" if value > 0 else "minus infinite")
+
+
+def _label_points(axes: "Axes", points: Mapping[str, tuple[float, float, float]], styles: Mapping[str, Style]) -> None:
+    """Write each name where it overlaps no other name, point or error bar: the nearest free place."""
+    figure = axes.figure
+    figure.draw_without_rendering()  # settles the layout, without which nothing has a place
+    scale = figure.dpi / 72  # pixels per point
+    inside = axes.get_window_extent().extents
+    taken, centres = [], {}
+    for name, (time, bound, error) in points.items():
+        error = error if math.isfinite(error) else 0.0
+        (x, low), (_, high) = axes.transData.transform([(time, bound - error), (time, bound + error)])
+        centres[name] = (x, (low + high) / 2)
+        radius = 5 * scale
+        taken.append(
+            (
+                x - radius,
+                min(low, centres[name][1] - radius),
+                x + radius,
+                max(high, centres[name][1] + radius),
+            )
+        )
+    for name, centre in centres.items():
+        text = axes.annotate(
+            plain(name), points[name][:2], (0, 0), textcoords="offset points", ha="center", va="center", size=9,
+            color=INK, arrowprops={"arrowstyle": "-", "color": FAINT, "linewidth": 0.7, "shrinkB": 4},
+        )  # fmt: skip
+        text.set_in_layout(False)
+        size = text.get_window_extent().size
+        box = min(_places(centre, size, scale), key=lambda place: _clash(place, taken, inside))
+        taken.append(box)
+        # a name beside its point needs no line to it
+        far = math.hypot(max(box[0] - centre[0], centre[0] - box[2], 0), max(box[1] - centre[1], centre[1] - box[3], 0))
+        text.arrow_patch.set_visible(far > 12 * scale)
+        middle = ((box[0] + box[2]) / 2 - centre[0], (box[1] + box[3]) / 2 - centre[1])
+        text.set_position((middle[0] / scale, middle[1] / scale))
+
+
+Box = tuple[float, float, float, float]  # left, bottom, right, top, in pixels
+
+
+def _places(centre: tuple[float, float], size: np.ndarray, scale: float) -> list[Box]:
+    """Boxes of width and height `size` around a point, the nearest first, sideways before above."""
+    boxes = []
+    for radius, angle in itertools.product(range(7, 120, 7), (0, 180, 90, -90, 45, -45, 135, -135)):
+        across, up = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+        x = centre[0] + across * (radius * scale + size[0] / 2)
+        y = centre[1] + up * (radius * scale + size[1] / 2)
+        boxes.append((x - size[0] / 2, y - size[1] / 2, x + size[0] / 2, y + size[1] / 2))
+    return boxes
+
+
+def _clash(box: Box, taken: Sequence[Box], inside: Box) -> float:
+    """Area of `box` that is taken already or lies outside."""
+
+    def shared(other: Box) -> float:
+        width = min(box[2], other[2]) - max(box[0], other[0])
+        height = min(box[3], other[3]) - max(box[1], other[1])
+        return max(width, 0.0) * max(height, 0.0)
+
+    outside = (box[2] - box[0]) * (box[3] - box[1]) - shared(inside)
+    return round(outside + sum(map(shared, taken)), 3)  # rounding errors are no clash

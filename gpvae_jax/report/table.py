@@ -1,0 +1,79 @@
+"""A comparison as a table: Markdown, CSV, or for the terminal."""
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, overload
+
+from gpvae_jax.naming import unknown
+from gpvae_jax.report.columns import Column, columns
+from gpvae_jax.report.rows import CompareRow
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_TERMINAL = 100  # columns that the table is laid out for
+FORMATS = ("markdown", "csv", "rich")
+
+
+@overload
+def table(rows: Sequence[CompareRow], format: Literal["markdown", "csv"]) -> str: ...
+@overload
+def table(rows: Sequence[CompareRow], format: Literal["rich"]) -> "Table": ...
+def table(rows: Sequence[CompareRow], format: str) -> "str | Table":
+    """The comparison as text ("markdown", "csv") or as a table for the terminal ("rich").
+
+    CSV holds unrounded numbers, the standard errors in columns of their own, nothing where a value is unknown.
+    Raises ValueError on another format or where the rows cannot be compared.
+    """
+    writers = {"markdown": _markdown, "csv": _csv, "rich": _rich}
+    if format not in writers:
+        raise ValueError(unknown("table format", format, FORMATS))
+    return writers[format](rows)
+
+
+def _markdown(rows: Sequence[CompareRow]) -> str:
+    shown = columns(rows)
+    cells = [[f"{text} {aside}".strip() for text, aside in zip(c.texts, c.asides, strict=True)] for c in shown]
+    lines = [[column.title for column in shown], *zip(*cells, strict=True)]
+    text = ["| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in line) + " |" for line in lines]
+    return "\n".join([text[0], "|:---|" + "---:|" * (len(shown) - 1), *text[1:]]) + "\n"
+
+
+def _csv(rows: Sequence[CompareRow]) -> str:
+    numbers = {key: values for column in columns(rows) for key, values in column.numbers.items()}
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(numbers)
+    writer.writerows(zip(*numbers.values(), strict=True))
+    return buffer.getvalue()
+
+
+def _rich(rows: Sequence[CompareRow]) -> "Table":
+    """Two lines a method, the value above and what belongs to it below, so that 100 columns hold the table."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text  # not markup: a name may hold brackets
+
+    shown = columns(rows)
+    count = f"{rows[0].num_examples:,}"
+    result = Table(
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 1 if _width(shown) + 2 * len(shown) <= _TERMINAL else 0),
+        collapse_padding=True,
+        pad_edge=False,
+        caption=f"Bounds in nats per example, higher is better; ± standard error over {count} test examples.",
+        caption_justify="left",
+    )
+    for column in shown:  # folded where there is no room, for a number cut short would be a wrong number
+        justify = "left" if column is shown[0] else "right"
+        result.add_column(Text(column.short), justify=justify, vertical="top", overflow="fold")
+    for index in range(len(rows)):
+        result.add_row(*(Text(f"{column.texts[index]}\n{column.asides[index]}".rstrip()) for column in shown))
+    return result
+
+
+def _width(shown: Sequence[Column]) -> int:
+    """Characters that the columns take without what is between them."""
+    return sum(max(map(len, [*column.short.split("\n"), *column.texts, *column.asides])) for column in shown)
