@@ -116,15 +116,16 @@ def trainer(
     def step(state: TrainState, raw: Array) -> tuple[TrainState, Metrics]:
         key_observe, key_loss = jax.random.split(jax.random.fold_in(state.key, state.step))
         x = observation.train(key_observe, raw)
-        loss = partial(method.loss, beta=beta(state.step))
-        (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params, key_loss, x)
         with jax.numpy_dtype_promotion("standard"):  # optax mixes integers and floats, our callers may be strict
+            loss = partial(method.loss, beta=beta(state.step))
+        (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params, key_loss, x)
+        with jax.numpy_dtype_promotion("standard"):
             updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         average = state.average
         if ema_decay is not None:
             average = optax.incremental_update(params, average, 1.0 - _decay(ema_decay, state.step))
-        metrics = metrics | {"loss": value, "grad_norm": optax.global_norm(grads)}
+        metrics = metrics | {"loss": value, "grad_norm": optax.tree.norm(grads)}
         return state._replace(params=params, average=average, opt_state=opt_state, step=state.step + 1), metrics
 
     def validate(params: Params, data: TrainingData) -> Float[Array, ""]:

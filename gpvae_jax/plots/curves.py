@@ -1,7 +1,7 @@
 """Learning curves."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +11,8 @@ from gpvae_jax.plots.style import INK, Style, checked_styles, marker, new_axes, 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+_GREY = "#666666"
 
 
 def learning_curves(
@@ -29,20 +31,21 @@ def learning_curves(
         raise ValueError("Learning curves need the history of at least one method, got none.")
     styles = checked_styles(histories, styles)
     figure, axes = new_axes(4.4)
-    curves = [curve for name, rows in histories.items() for curve in _draw_history(axes, name, rows, styles[name])]
+    drawn = {name: _draw_history(axes, name, rows, styles[name]) for name, rows in histories.items()}
+    curves = [curve for pair in drawn.values() for curve in np.concatenate(pair)]
     low, high = _robust_limits(curves)
     axes.set_ylim(low, high)
-    hidden = sum(int(np.sum(curve < low)) for curve in curves)
+    finite = np.concatenate([curve[np.isfinite(curve)] for curve in curves])
+    hidden, total = int(np.sum(finite < low)), finite.size
     if hidden:
-        total = sum(int(np.isfinite(curve).sum()) for curve in curves)
         note = f"↓ {hidden} of {total} points lie below"
-        axes.text(0.99, 0.02, note, transform=axes.transAxes, ha="right", size=8, color="#666666")
+        axes.text(0.99, 0.02, note, transform=axes.transAxes, ha="right", size=8, color=_GREY)
     epochs = [row["epoch"] for rows in histories.values() for row in rows]
-    edge = 0.02 * (max(epochs) - min(epochs)) + 0.5
+    edge = max(0.5, 0.02 * (max(epochs) - min(epochs)))
     axes.set_xlim(min(epochs) - edge, max(epochs) + edge)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
     axes.set(xlabel="epoch", ylabel="ELBO (nats per example)")
-    _legends(figure, histories, styles)
+    _legends(figure, drawn, styles)
     return figure
 
 
@@ -54,13 +57,16 @@ def _history(name: str, rows: Sequence[Mapping[str, Any]], key: str) -> np.ndarr
     return values.reshape(len(rows), -1)
 
 
-def _draw_history(axes: "Axes", name: str, rows: Sequence[Mapping[str, Any]], style: Style) -> list[np.ndarray]:
+def _draw_history(
+    axes: "Axes", name: str, rows: Sequence[Mapping[str, Any]], style: Style
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw one method; returns its validation [R, E] and training [R or 0, E] curves."""
     if not rows or not all("epoch" in row and "validation_elbo" in row for row in rows):
         raise ValueError(f"The history of '{name}' needs at least one epoch, each with 'epoch' and 'validation_elbo'.")
     epoch = np.asarray([row["epoch"] for row in rows])
     validation = _history(name, rows, "validation_elbo").T
-    training = _history(name, rows, "elbo").T if all("elbo" in row for row in rows) else []
-    shown = "." if len(rows) == 1 else ""
+    training = _history(name, rows, "elbo").T if all("elbo" in row for row in rows) else validation[:0]
+    shown = "." if len(rows) == 1 else "None"
     for curve in training:
         axes.plot(epoch, curve, color=style.color, linewidth=0.9, linestyle=(0, (4, 2)), marker=shown, alpha=0.75)
     for curve in validation:
@@ -68,7 +74,7 @@ def _draw_history(axes: "Axes", name: str, rows: Sequence[Mapping[str, Any]], st
         if np.isfinite(curve).any():
             best = int(np.nanargmax(np.where(np.isfinite(curve), curve, np.nan)))
             axes.plot(epoch[best], curve[best], **marker(style))
-    return [*validation, *training]
+    return validation, training
 
 
 def _robust_limits(curves: Sequence[np.ndarray]) -> tuple[float, float]:
@@ -85,19 +91,18 @@ def _robust_limits(curves: Sequence[np.ndarray]) -> tuple[float, float]:
     return float(low - margin), float(high + margin)
 
 
-def _legends(figure: "Figure", names: Iterable[str], styles: Mapping[str, Style]) -> None:
+def _legends(figure: "Figure", drawn: Mapping[str, tuple[np.ndarray, np.ndarray]], styles: Mapping[str, Style]) -> None:
     """What a line's kind means above the axes, what its colour means below."""
     from matplotlib.lines import Line2D
 
-    grey = "#666666"
-    kinds = [
-        Line2D([], [], label="validation", linewidth=1.8, color=grey),
-        Line2D([], [], label="training", linewidth=0.9, linestyle=(0, (4, 2)), color=grey),
-        Line2D([], [], label="best epoch", **marker(Style(grey, "o"))),
-    ]
-    methods = [Line2D([], [], label=plain(name), linewidth=1.8, **marker(styles[name])) for name in names]
-    for line in methods:
-        line.set_linestyle("-")
+    kinds = [Line2D([], [], label="validation", linewidth=1.8, color=_GREY)]
+    if any(len(training) for _, training in drawn.values()):
+        kinds.append(Line2D([], [], label="training", linewidth=0.9, linestyle=(0, (4, 2)), color=_GREY))
+    kinds.append(Line2D([], [], label="best epoch", **marker(Style(_GREY, "o"))))
+    methods = []
+    for name, (validation, _) in drawn.items():
+        label = plain(name) + ("" if np.isfinite(validation).any() else " (no finite value)")
+        methods.append(Line2D([], [], label=label, linewidth=1.8, **marker(styles[name]) | {"linestyle": "-"}))
     common = {"frameon": False, "fontsize": 9, "labelcolor": INK}
     figure.legend(handles=kinds, loc="outside upper center", ncols=3, **common)
     figure.legend(handles=methods, loc="outside lower center", ncols=5, **common)

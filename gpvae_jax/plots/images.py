@@ -51,7 +51,7 @@ def reconstructions(x: np.ndarray, by_method: Mapping[str, np.ndarray], value_ra
         if np.shape(images) != x.shape:
             raise ValueError(f"Reconstructions of '{name}' have shape {np.shape(images)}, but the inputs {x.shape}.")
         blocks.append(_Block(name, np.asarray(images)))
-    return _arrange(blocks, len(x), value_range)
+    return _arrange(blocks, x.shape[0] if x.ndim else 1, value_range)
 
 
 def prior_samples(by_method: Mapping[str, np.ndarray], columns: int = 12, value_range: Range = (0.0, 1.0)) -> "Figure":
@@ -68,24 +68,29 @@ def prior_samples(by_method: Mapping[str, np.ndarray], columns: int = 12, value_
     return _arrange(blocks, columns, value_range)
 
 
-def _arrange(blocks: list[_Block], columns: int, value_range: Range) -> "Figure":
+def _check(blocks: list[_Block], columns: int, value_range: Range) -> None:
     shape = blocks[0].examples.shape[1:]
-    if columns < 1 or not all(len(block.examples) for block in blocks):
-        raise ValueError("A picture of examples needs at least one example under every label, and one column.")
     if not 1 <= len(shape) <= 3 or (len(shape) == 3 and shape[-1] not in (1, 3)):
         raise ValueError(
             f"Examples of shape {shape} cannot be drawn; expected images [H, W], [H, W, 1] or [H, W, 3], "
             "or vectors [D]."
         )
+    if columns < 1 or not all(block.examples.size for block in blocks):
+        raise ValueError("A picture of examples needs at least one example under every label, and one column.")
     if not value_range[0] < value_range[1]:
         raise ValueError(f"value_range must run from low to high, got {value_range}.")
+
+
+def _arrange(blocks: list[_Block], columns: int, value_range: Range) -> "Figure":
+    _check(blocks, columns, value_range)
+    shape = blocks[0].examples.shape[1:]
     columns = min(columns, max(len(block.examples) for block in blocks))
     height, width = shape[:2] if len(shape) > 1 else (3, 4)
     fine = -(-_FINE // max(height, width))
     gap = max(1, round(_GAP * max(height, width) * fine)) / fine
     places, size = _places(blocks, columns, (height, width), gap)
     widest = _MAX_SIDE * size[1] / max(height, width)
-    axes = _canvas(blocks, size, widest, 0.3 if len(shape) == 1 else 0.04)
+    figure, axes = _canvas(blocks, size, widest, 0.3 if len(shape) == 1 else 0.04)
     if len(shape) == 1:
         _draw_lines(axes, blocks, places, (height, width))
     else:
@@ -93,7 +98,7 @@ def _arrange(blocks: list[_Block], columns: int, value_range: Range) -> "Figure"
     middles = [(place[0, 0] + place[-1, 0] + height) / 2 for place in places]
     axes.set_yticks(middles, [plain(block.label) for block in blocks])
     axes.set(xlim=(0, size[1]), ylim=(size[0], 0))
-    return axes.figure
+    return figure
 
 
 def _places(
@@ -110,7 +115,7 @@ def _places(
     return places, (bottom, columns * (cell[1] + gap) - gap)
 
 
-def _canvas(blocks: list[_Block], size: tuple[float, float], widest: float, below: float) -> "Axes":
+def _canvas(blocks: list[_Block], size: tuple[float, float], widest: float, below: float) -> tuple["Figure", "Axes"]:
     """Axes of exactly the whole's proportions, with the labels on the left and `below` inches beneath."""
     from matplotlib.figure import Figure
 
@@ -124,7 +129,7 @@ def _canvas(blocks: list[_Block], size: tuple[float, float], widest: float, belo
     axes.spines[:].set_visible(False)
     axes.set_xticks([])
     axes.tick_params(length=0, pad=5, labelcolor=INK, labelsize=_LABEL_SIZE)
-    return axes
+    return figure, axes
 
 
 def _text_width(text: str) -> float:

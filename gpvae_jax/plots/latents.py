@@ -1,6 +1,6 @@
 """Two-dimensional latent spaces."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,7 +28,7 @@ def latent_scatter(z_mean: np.ndarray, labels: np.ndarray | None = None) -> "Fig
     if labels is not None and len(labels) != len(z_mean):
         raise ValueError(f"Got {len(labels)} labels for {len(z_mean)} examples; give one each.")
     figure, axes = new_axes(5.0)
-    dots = {"s": 9, "alpha": 0.75, "linewidths": 0}
+    dots: dict[str, Any] = {"s": 9, "alpha": 0.75, "linewidths": 0}
     if labels is None:
         axes.scatter(*z_mean.T, color="#0072B2", **dots)
     else:

@@ -3,9 +3,7 @@
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from gpvae_jax.plots.style import FAINT, INK, Style, checked_styles, marker, new_axes, plain
 from gpvae_jax.report.rows import CompareRow, check_rows
@@ -13,6 +11,9 @@ from gpvae_jax.report.rows import CompareRow, check_rows
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+
+Box = tuple[float, float, float, float]  # left, bottom, right, top, in pixels
 
 
 def likelihood_against_time(rows: Sequence[CompareRow], styles: Mapping[str, Style] | None = None) -> "Figure":
@@ -29,7 +30,7 @@ def likelihood_against_time(rows: Sequence[CompareRow], styles: Mapping[str, Sty
     figure, axes = new_axes(4.2)
     axes.set_xscale("log")
     for name, (time, bound, error) in points.items():
-        error_bar = {"yerr": error, "elinewidth": 1.2, "capsize": 3} if math.isfinite(error) else {}
+        error_bar: dict[str, Any] = {"yerr": error, "elinewidth": 1.2, "capsize": 3} if math.isfinite(error) else {}
         axes.errorbar(time, bound, **error_bar, **marker(styles[name]))
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
@@ -46,7 +47,7 @@ def likelihood_against_time(rows: Sequence[CompareRow], styles: Mapping[str, Sty
         axes.set(xticks=[], yticks=[])
     if missing:
         figure.supxlabel("not drawn: " + plain(", ".join(missing)), size=8, color="#B00020", wrap=True)
-    _label_points(axes, points, styles)
+    _label_points(figure, axes, points)
     return figure
 
 
@@ -70,46 +71,36 @@ def _name_of(value: float) -> str:
     return "NaN" if math.isnan(value) else ("infinite" if value > 0 else "minus infinite")
 
 
-def _label_points(axes: "Axes", points: Mapping[str, tuple[float, float, float]], styles: Mapping[str, Style]) -> None:
+def _label_points(figure: "Figure", axes: "Axes", points: Mapping[str, tuple[float, float, float]]) -> None:
     """Write each name where it overlaps no other name, point or error bar: the nearest free place."""
-    figure = axes.figure
     figure.draw_without_rendering()  # settles the layout, without which nothing has a place
     scale = figure.dpi / 72  # pixels per point
-    inside = axes.get_window_extent().extents
-    taken, centres = [], {}
-    for name, (time, bound, error) in points.items():
-        error = error if math.isfinite(error) else 0.0
-        (x, low), (_, high) = axes.transData.transform([(time, bound - error), (time, bound + error)])
-        centres[name] = (x, (low + high) / 2)
-        radius = 5 * scale
-        taken.append(
-            (
-                x - radius,
-                min(low, centres[name][1] - radius),
-                x + radius,
-                max(high, centres[name][1] + radius),
-            )
-        )
-    for name, centre in centres.items():
+    inside, taken = axes.get_window_extent().extents, [_extent(axes, *point, 5 * scale) for point in points.values()]
+    for name, (time, bound, _) in points.items():
         text = axes.annotate(
-            plain(name), points[name][:2], (0, 0), textcoords="offset points", ha="center", va="center", size=9,
+            plain(name), (time, bound), (0, 0), textcoords="offset points", ha="center", va="center", size=9,
             color=INK, arrowprops={"arrowstyle": "-", "color": FAINT, "linewidth": 0.7, "shrinkB": 4},
         )  # fmt: skip
         text.set_in_layout(False)
-        size = text.get_window_extent().size
-        box = min(_places(centre, size, scale), key=lambda place: _clash(place, taken, inside))
+        x, y = axes.transData.transform((time, bound))
+        width, height = text.get_window_extent().size
+        places = _places((x, y), (width, height), scale)
+        box = min(places, key=lambda place: _clash(place, taken, inside))
         taken.append(box)
-        # a name beside its point needs no line to it
-        far = math.hypot(max(box[0] - centre[0], centre[0] - box[2], 0), max(box[1] - centre[1], centre[1] - box[3], 0))
-        text.arrow_patch.set_visible(far > 12 * scale)
-        middle = ((box[0] + box[2]) / 2 - centre[0], (box[1] + box[3]) / 2 - centre[1])
-        text.set_position((middle[0] / scale, middle[1] / scale))
+        text.set_position((((box[0] + box[2]) / 2 - x) / scale, ((box[1] + box[3]) / 2 - y) / scale))
+        away = math.hypot(max(box[0] - x, x - box[2], 0), max(box[1] - y, y - box[3], 0))
+        if text.arrow_patch is not None and away < 12 * scale:
+            text.arrow_patch.set_visible(False)  # a name beside its point needs no line to it
 
 
-Box = tuple[float, float, float, float]  # left, bottom, right, top, in pixels
+def _extent(axes: "Axes", time: float, bound: float, error: float, radius: float) -> Box:
+    """The box in pixels that a point and its error bar take."""
+    error = error if math.isfinite(error) else 0.0
+    (x, low), (_, middle), (_, high) = axes.transData.transform([(time, bound + e) for e in (-error, 0.0, error)])
+    return x - radius, min(low, middle - radius), x + radius, max(high, middle + radius)
 
 
-def _places(centre: tuple[float, float], size: np.ndarray, scale: float) -> list[Box]:
+def _places(centre: Sequence[float], size: Sequence[float], scale: float) -> list[Box]:
     """Boxes of width and height `size` around a point, the nearest first, sideways before above."""
     boxes = []
     for radius, angle in itertools.product(range(7, 120, 7), (0, 180, 90, -90, 45, -45, 135, -135)):

@@ -90,7 +90,10 @@ def _bounds(rows: Sequence[CompareRow]) -> list[Column]:
 def _epochs(rows: Sequence[CompareRow]) -> Column:
     best = any(row.best_epoch is not None for row in rows)
     texts = [f"{row.epochs}" if row.best_epoch is None else f"{row.best_epoch}/{row.epochs}" for row in rows]
-    numbers = {"epochs": [row.epochs for row in rows], "best_epoch": [row.best_epoch for row in rows]}
+    numbers: dict[str, list[Any]] = {
+        "epochs": [row.epochs for row in rows],
+        "best_epoch": [row.best_epoch for row in rows],
+    }
     return Column("Epochs", "epochs", _BEST_EPOCH if best else _EPOCHS, texts, [""] * len(rows), numbers)
 
 
@@ -100,7 +103,7 @@ def _times(rows: Sequence[CompareRow]) -> list[Column]:
     relative = [None if time is None or not times[0] else time / times[0] for time in times]
     beside = ["" if value is None or len(rows) == 1 else f"({_significant(value, 2)}×)" for value in relative]
     meaning = _LATENCY.format(batch=batch, first=rows[0].name)
-    numbers = {"latency_ms": times, "latency_relative": relative}
+    numbers: dict[str, list[Any]] = {"latency_ms": times, "latency_relative": relative}
     texts, seconds = [_significant(time) for time in times], [row.train_seconds for row in rows]
     return [
         Column(f"Time per {batch} (ms)", f"ms per\n{batch}", meaning, texts, beside, numbers),
@@ -138,6 +141,7 @@ def _fixed(value: float | None, decimals: int, signed: bool = False) -> str:
 
 
 def _significant(value: float | None, digits: int = 3) -> str:
-    """Three digits, and never an exponent: 0.0123, 1.23, 12.3, 123, 1,230 as 1,234."""
-    whole = value is None or not math.isfinite(value) or value == 0
-    return _fixed(value, 0 if whole else max(0, digits - 1 - math.floor(math.log10(abs(value)))))
+    """At least `digits` digits, and never an exponent: 0.0123, 1.23, 12.3, 123, 1,234."""
+    if value is None or not math.isfinite(value) or value == 0:
+        return _fixed(value, 0)
+    return _fixed(value, max(0, digits - 1 - math.floor(math.log10(abs(value)))))

@@ -4,7 +4,7 @@ import base64
 import io
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -85,18 +85,14 @@ def page(
     one the others are compared with. command: reproduces the report. notes: sentences shown above the table.
     All text is escaped. Raises ValueError where the rows cannot be compared.
     """
-    shown = columns(rows)
+    shown, count = columns(rows), rows[0].num_examples
+    above = _paragraphs("note", notes) + _paragraphs("warning", _not_finite(rows))
     parts = [
         f"<h1>{escape(title)}</h1>",
         _section("What was run", _pairs((label, _text(value)) for label, value in run.items())),
-        _section(
-            "Results",
-            _paragraphs("note", notes)
-            + _paragraphs("warning", _not_finite(rows))
-            + _table(shown, rows[0].num_examples),
-        ),
+        _section("Results", above + _table(shown, count)),
         *(_section(picture.title, _figure(picture)) for picture in pictures),
-        _section("How to read the table", _explanations(shown, rows[0].num_examples)),
+        _section("How to read the table", _explanations(shown, count)),
         _section("Reproduce", f"<pre><code>{escape(command)}</code></pre>"),
     ]
     return PAGE.format(title=escape(title), css=CSS, body="\n".join(parts))
@@ -106,7 +102,7 @@ def _section(title: str, body: str) -> str:
     return f"<section>\n<h2>{escape(title)}</h2>\n{body}\n</section>"
 
 
-def _pairs(pairs: Any) -> str:
+def _pairs(pairs: Iterable[tuple[str, str]]) -> str:
     lines = (f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>" for term, text in pairs)
     return "<dl>\n" + "\n".join(lines) + "\n</dl>"
 
@@ -134,8 +130,8 @@ def _not_finite(rows: Sequence[CompareRow]) -> list[str]:
     if not names:
         return []
     return [
-        f"Warning: not every bound of {', '.join(names)} is a finite number. At least one test example has log-weights "
-        "that are not finite; the mean is shown as it came out."
+        f"Warning: not every bound of {', '.join(names)} is a finite number, because that of at least one test "
+        "example is not. The mean is shown as it came out."
     ]
 
 

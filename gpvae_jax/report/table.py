@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal, overload
 
 from gpvae_jax.naming import unknown
@@ -26,7 +26,11 @@ def table(rows: Sequence[CompareRow], format: str) -> "str | Table":
     CSV holds unrounded numbers, the standard errors in columns of their own, nothing where a value is unknown.
     Raises ValueError on another format or where the rows cannot be compared.
     """
-    writers = {"markdown": _markdown, "csv": _csv, "rich": _rich}
+    writers: dict[str, Callable[[Sequence[CompareRow]], str | Table]] = {
+        "markdown": _markdown,
+        "csv": _csv,
+        "rich": _rich,
+    }
     if format not in writers:
         raise ValueError(unknown("table format", format, FORMATS))
     return writers[format](rows)
@@ -67,8 +71,8 @@ def _rich(rows: Sequence[CompareRow]) -> "Table":
         caption_justify="left",
     )
     for column in shown:  # folded where there is no room, for a number cut short would be a wrong number
-        justify = "left" if column is shown[0] else "right"
-        result.add_column(Text(column.short), justify=justify, vertical="top", overflow="fold")
+        side: Literal["left", "right"] = "left" if column is shown[0] else "right"
+        result.add_column(Text(column.short), justify=side, vertical="top", overflow="fold")
     for index in range(len(rows)):
         result.add_row(*(Text(f"{column.texts[index]}\n{column.asides[index]}".rstrip()) for column in shown))
     return result

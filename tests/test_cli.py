@@ -1,0 +1,181 @@
+"""The command line end to end in one process, and what it answers to mistakes."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpvae_jax import cli, commands
+from gpvae_jax.methods import METHODS
+from tests.test_config import GREY
+
+SMALL = ["--hidden", "8", "--latent-dim", "2", "--batch-size", "8", "--epochs", "2"]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "xla"))  # leave the user's own alone
+    monkeypatch.delenv("GPVAE_JAX_DEBUG", raising=False)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> str:
+    path = tmp_path / "own.npz"
+    np.savez(path, train=GREY[:40], validation=GREY[40:50], test=GREY[50:])
+    return str(path)
+
+
+def gpvae(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    status = cli.main(list(arguments))
+    captured = capsys.readouterr()
+    return status, re.sub(r"\s+", " ", captured.out), captured.err
+
+
+def test_train_evaluate_sample_plot(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "console", commands.Console(width=200))
+    folder = tmp_path / "run"
+    status, out, _ = gpvae(capsys, "train", "--data", data, "--out", str(folder), *SMALL)
+    assert status == 0
+    assert "Best validation ELBO" in out
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
+
+    status, out, _ = gpvae(capsys, "train", "--out", str(folder), "--resume")
+    assert (status, "Nothing left to train" in out) == (0, True)
+
+    status, out, _ = gpvae(capsys, "evaluate", str(folder), "--num-samples", "3", "5")
+    assert (status, "iwae_5" in out, "10 test examples" in out) == (0, True, True)
+    results = json.loads((folder / "results.json").read_text())
+    assert results["test"]["iwae_5"]["mean"] > results["test"]["elbo"]["mean"]
+    assert results["latency_ms"]["repeats"] >= 10
+
+    assert gpvae(capsys, "sample", str(folder), "--count", "5")[0] == 0
+    with np.load(folder / "samples.npz") as arrays:
+        assert arrays["x"].shape == (5, 4, 4, 1)
+        assert set(np.unique(arrays["x"])) <= {0.0, 1.0}
+    assert gpvae(capsys, "plot", str(folder))[0] == 0
+    for name in ("samples.png", "learning_curve.png", "reconstructions.png", "prior_samples.png"):
+        assert (folder / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_compare_trains_once_and_reports(capsys: pytest.CaptureFixture[str], tmp_path: Path, data: str) -> None:
+    out = tmp_path / "compare"
+    arguments = ["compare", "--data", data, "--out", str(out), "--methods", "vae", "vae:num_samples=2"]
+    arguments += ["--num-samples", "2", "4", *SMALL]
+    status, printed, _ = gpvae(capsys, *arguments)
+    assert (status, "report.html" in printed) == (0, True)
+    page = (out / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 4
+    assert "vae:num_samples=2" in (out / "table.md").read_text()
+    before = (out / "vae" / "metrics.jsonl").stat().st_mtime_ns
+    assert gpvae(capsys, *arguments)[0] == 0
+    assert (out / "vae" / "metrics.jsonl").stat().st_mtime_ns == before
+
+    status, _, error = gpvae(capsys, *arguments, "--learning-rate", "0.5")
+    assert status == 1
+    assert "train.learning_rate = 0.001, but 0.5 was asked for" in error
+
+
+def test_config_file_supplies_defaults_and_options_win(tmp_path: Path) -> None:
+    path = tmp_path / "settings.json"
+    path.write_text(json.dumps({"method": "vae", "train": {"epochs": 7, "seed": 3}}))
+    command = cli.parse(["train", "--config", str(path), "--seed", "5"])
+    assert (command.run.train.epochs, command.run.train.seed) == (7, 5)
+    assert cli.parse(["train", f"--config={path}"]).run.train.seed == 3
+
+
+def test_list_names_every_method_and_its_settings(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status, out, _ = gpvae(capsys, "list")
+    assert status == 0
+    for name in (*METHODS, "digits", "celeb_a", "bernoulli", "dynamic", "conv", "analytic_kl=True"):
+        assert name in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["trian"], "Unknown command 'trian'; did you mean 'train'?"),
+        (["train", "--method", "veo"], "Unknown method 'veo'; did you mean 'vae'?"),
+        (["train", "--data", "mnits"], "did you mean 'mnist'?"),
+        (["train", "--data", "nowhere.npz"], "nowhere.npz"),
+        (["train", "--config", "nowhere.json"], "no configuration file nowhere.json"),
+        (["evaluate", "nowhere"], "nowhere is not a run folder"),
+        (["sample", "nowhere"], "nowhere is not a run folder"),
+        (["train", "--learning-rate", "-1"], "learning_rate must be above 0, got -1.0"),
+        (["compare", "--methods", "vae", "vae"], "named once"),
+    ],
+)
+def test_mistakes_are_one_sentence(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    sentence: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, _, error = gpvae(capsys, *arguments)
+    assert status == 1
+    assert sentence in error
+    assert error.startswith("gpvae: ")
+    assert error.count("\n") == 1
+    assert not list(tmp_path.rglob("*.json*"))  # nothing was written
+
+
+def test_wrong_option_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main(["train", "--epoch", "3"])
+    assert exit_info.value.code == 2
+    assert "--epochs" in capsys.readouterr().err
+
+
+def test_help_needs_no_jax() -> None:
+    code = (
+        "import sys, contextlib, io\n"
+        "from gpvae_jax.cli import main\n"
+        "with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):\n"
+        "    main(['--help']); main(['train', '--help'])\n"
+        "assert '--latent-dim' in out.getvalue() and 'gpvae compare' in out.getvalue()\n"
+        "assert not {'jax', 'flax', 'matplotlib', 'sklearn', 'tensorflow_datasets'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "run", lambda command: {}["a bug"])
+    with pytest.raises(KeyError):
+        cli.main(["list"])
+
+
+def test_tensorboard_needs_its_extra(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    status, _, error = gpvae(capsys, "train", "--data", data, "--out", str(tmp_path / "run"), "--tensorboard", *SMALL)
+    assert status == 1
+    assert "pip install 'gpvae-jax[tensorboard]'" in error
+
+
+def test_tensorboard_writes_each_metric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = []
+
+    class Writer:
+        def __init__(self, folder: str) -> None:
+            assert folder.endswith("tensorboard")
+
+        def add_scalar(self, name: str, value: float, step: int) -> None:
+            written.append((name, value, step))
+
+        def flush(self) -> None: ...
+
+    monkeypatch.setitem(sys.modules, "tensorboardX", type("module", (), {"SummaryWriter": Writer}))
+    write = commands._tensorboard(tmp_path)
+    record = commands.train.Record(3, {"elbo": np.array([1.0, 2.0]), "kl": 0.5}, 0.1, None)
+    write(record)
+    assert written == [("elbo/0", 1.0, 3), ("elbo/1", 2.0, 3), ("kl", 0.5, 3)]

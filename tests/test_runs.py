@@ -1,0 +1,143 @@
+"""Run folders: exact resumption, several seeds, divergence, and what is written down."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from gpvae_jax import checkpoint, runs
+from gpvae_jax.build import build
+from gpvae_jax.compare import rows, same_settings
+from gpvae_jax.data import from_arrays
+from gpvae_jax.evaluate.run import evaluate_run, params_by_seed
+from gpvae_jax.train import DivergenceError
+from tests.test_config import DATA, small
+
+
+def train(folder: Path, *, stop_after: int | None = None, resume: bool = False, **changes: object) -> runs.Run:
+    """Train a small run, killing it after `stop_after` epochs as an interruption would: the generator is closed."""
+    settings = small(**changes)
+    run = runs.open_run(folder, DATA) if resume else runs.create(folder, settings, DATA)
+    for record in runs.records(run, resume=resume, save_every=0.0):
+        if record.epoch == stop_after:
+            break
+    return run
+
+
+def test_resumed_run_is_bit_identical(tmp_path: Path) -> None:
+    # with everything on that carries state: moving average, schedule, warm-up, β warm-up
+    options = {"epochs": 10, "ema_decay": 0.9, "schedule": "cosine", "warmup_epochs": 1, "beta_warmup_epochs": 5}
+    whole = train(tmp_path / "whole", train={"batch_size": 8, **options})
+    train(tmp_path / "parts", stop_after=4, train={"batch_size": 8, **options})
+    assert len(runs.history(tmp_path / "parts")) == 4
+    parts = train(tmp_path / "parts", resume=True)
+    like = runs._abstract_state(whole)
+    states = [checkpoint.restore(run.folder / "last", like)[1] for run in (whole, parts)]
+    for one, other in zip(*map(jax.tree.leaves, states), strict=True):
+        assert np.array_equal(*(jax.random.key_data(a) if a.dtype == like.key.dtype else a for a in (one, other)))
+    logs = [runs.history(run.folder) for run in (whole, parts)]
+    assert [row | {"seconds": 0} for row in logs[0]] == [row | {"seconds": 0} for row in logs[1]]
+
+
+def test_epochs_after_the_last_checkpoint_are_trained_again(tmp_path: Path) -> None:
+    train(tmp_path, stop_after=2, train={"epochs": 5, "batch_size": 8})
+    with (tmp_path / "metrics.jsonl").open("a") as file:  # an epoch that was logged, then a torn line
+        file.write('{"epoch": 3, "elbo": 0}\n{"epo')
+    train(tmp_path, resume=True)
+    assert [row["epoch"] for row in runs.history(tmp_path)] == [1, 2, 3, 4, 5]
+    assert runs.history(tmp_path)[2]["elbo"] != 0
+
+
+def test_several_seeds_train_stop_and_evaluate_each(tmp_path: Path) -> None:
+    run = train(tmp_path, train={"epochs": 4, "batch_size": 8, "num_seeds": 3})
+    assert np.shape(runs.history(tmp_path)[-1]["validation_elbo"]) == (3,)
+    each = params_by_seed(run)
+    assert len(each) == 3
+    results = evaluate_run(run, num_samples=(3, 7))
+    with np.load(tmp_path / "test.npz") as arrays:
+        assert {name: arrays[name].shape for name in arrays.files} == dict.fromkeys(
+            ("iwae_3", "iwae_7", "elbo", "ess"), (3, 10)
+        )
+        assert results["test"]["elbo"]["mean"] == pytest.approx(arrays["elbo"].mean())
+        seeds = arrays["elbo"].mean(axis=1)
+        assert results["test"]["elbo"]["stderr_over_seeds"] == pytest.approx(seeds.std(ddof=1) / 3**0.5)
+    assert results["num_seeds"] == 3
+    assert rows({"three seeds": run})[0].elbo.mean == pytest.approx(results["test"]["elbo"]["mean"])
+
+
+def test_folder_says_everything_about_the_run(tmp_path: Path) -> None:
+    train(tmp_path, train={"epochs": 1, "batch_size": 8})
+    record = json.loads((tmp_path / "config.json").read_text())
+    assert record["data"]["checksum"] == DATA.checksum
+    assert record["data"]["split"]["counts"] == {"train": 40, "validation": 10, "test": 10}
+    assert record["config"]["data"]["binarization"] == "dynamic"  # spelled out, though it was left to default
+    assert record["environment"]["packages"]["jax"] == jax.__version__
+    assert record["environment"]["backend"] == jax.default_backend()
+    assert not list(tmp_path.rglob("*.pkl")) + list(tmp_path.rglob("*.part"))
+
+
+def test_diverging_run_keeps_its_last_good_state(tmp_path: Path) -> None:
+    with pytest.raises(DivergenceError, match="not finite at step .* Lower the learning rate"):
+        train(tmp_path, train={"epochs": 50, "batch_size": 8, "optimizer": "sgd", "learning_rate": 1e6})
+    run = runs.open_run(tmp_path, DATA)
+    chex.assert_tree_all_finite(checkpoint.restore(tmp_path / "last", runs._abstract_state(run))[1].params)
+
+
+def test_existing_folders_are_not_overwritten(tmp_path: Path) -> None:
+    run = train(tmp_path, train={"epochs": 1, "batch_size": 8})
+    with pytest.raises(FileExistsError, match="already holds a run"):
+        runs.create(tmp_path, small(), DATA)
+    other = dataclasses.replace(run.setup.config, method="other")
+    with pytest.raises(ValueError, match="holds a run with method = 'vae', but 'other' was asked for"):
+        same_settings(run, other)
+
+
+def test_bad_settings_leave_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="did you mean 'vae'"):
+        runs.create(tmp_path / "run", small(method="vea"), DATA)
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_data_are_refused(tmp_path: Path) -> None:
+    train(tmp_path, train={"epochs": 1, "batch_size": 8})
+    changed = DATA.train.copy()
+    changed[0] ^= 1
+    with pytest.raises(ValueError, match="is not the one .* was trained on: its checksum"):
+        runs.open_run(tmp_path, from_arrays(changed, DATA.validation, DATA.test, name="grey"))
+
+
+def test_what_is_not_a_run_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"is not a run folder: it holds no config\.json"):
+        runs.open_run(tmp_path, DATA)
+    runs.create(tmp_path, small(), DATA)
+    with pytest.raises(FileNotFoundError, match="train the run first"):
+        runs.best_params(runs.open_run(tmp_path, DATA))
+    with pytest.raises(FileNotFoundError, match="train the run first"):
+        runs.history(tmp_path)
+
+
+def test_json_has_null_where_a_number_is_not_finite(tmp_path: Path) -> None:
+    runs.write_json(tmp_path / "x.json", {"a": float("nan"), "b": [np.float32(1.5), np.inf], "c": np.arange(2)})
+    assert json.loads((tmp_path / "x.json").read_text()) == {"a": None, "b": [1.5, None], "c": [0, 1]}
+
+
+def test_evaluation_counts_every_example_once_and_pairs_by_key(tmp_path: Path) -> None:
+    run = train(tmp_path, train={"epochs": 1, "batch_size": 8})
+    done: list[int] = []
+    results = evaluate_run(run, num_samples=(2,), max_examples=7, progress=done.append)
+    assert results["num_examples"] == 7
+    assert done[-1] == 7
+    with np.load(tmp_path / "test.npz") as arrays:
+        first = {name: arrays[name] for name in arrays.files}
+    evaluate_run(run, num_samples=(2,), max_examples=7)
+    with np.load(tmp_path / "test.npz") as arrays:
+        chex.assert_trees_all_equal(first, {name: arrays[name] for name in arrays.files})
+
+
+def test_setup_is_the_same_from_folder_and_from_settings(tmp_path: Path) -> None:
+    run = runs.create(tmp_path, small(), DATA)
+    assert runs.open_run(tmp_path, DATA).setup.config == run.setup.config == build(small(), DATA).config
