@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import optax
 
 from gpvae_jax import networks, train
@@ -64,7 +65,7 @@ def build(config: Config, dataset: Dataset) -> Setup:
         patience=config.train.patience,
         validation_samples=config.train.validation_samples,
     )
-    data = train.TrainingData(dataset.train, dataset.validation)
+    data = train.TrainingData(jnp.asarray(dataset.train), jnp.asarray(dataset.validation))
     train.check_fit(data, config.train.batch_size)
     return Setup(config, dataset, observation, likelihood, model, method, trainer, data)
 
@@ -106,7 +107,7 @@ def build_model(config: Config, likelihood: Likelihood, data_shape: tuple[int, .
         )
         encoder = networks.mlp(data_shape, settings.hidden, activation=activation)
     else:
-        size = {"width": settings.width, "features": settings.features, "activation": activation}
+        size: dict[str, Any] = {"width": settings.width, "features": settings.features, "activation": activation}
         decoder = networks.conv_decoder(settings.latent_dim, data_shape, **size)
         encoder = networks.conv_encoder(data_shape, **size)
     return latent_model(decoder, likelihood), encoder

@@ -39,14 +39,15 @@ say = functools.partial(console.print, highlight=False, soft_wrap=True)
 def run(command: Any) -> None:
     """Carry out a parsed command."""
     use_compilation_cache()
-    {
+    carry_out: dict[type, Callable[[Any], None]] = {
         cli.Train: train_command,
         cli.Evaluate: evaluate_command,
         cli.Compare: compare_command,
         cli.Sample: sample_command,
         cli.Plot: plot_command,
         cli.List: list_command,
-    }[type(command)](command)
+    }
+    carry_out[type(command)](command)
 
 
 def use_compilation_cache() -> None:
@@ -239,7 +240,7 @@ def plot_command(command: cli.Plot) -> None:
     out = command.out or command.run
     out.mkdir(parents=True, exist_ok=True)
     name, params = run.setup.config.method, params_by_seed(run)[0]
-    x = np.asarray(run.setup.observation.evaluate(run.setup.dataset.test[: compare.SHOWN]))
+    x = compare.test_images(run)
     figures = {
         "learning_curve.png": plots.learning_curves({name: runs.history(command.run)}),
         "reconstructions.png": plots.reconstructions(x, {name: compare.reconstruct(run, params, x)}),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from gpvae_jax import config, plots, runs
@@ -104,7 +105,7 @@ def pictures(compared: dict[str, runs.Run], made: list[CompareRow]) -> list[Pict
     histories = {name: runs.history(run.folder) for name, run in compared.items()}
     params = {name: params_by_seed(run)[0] for name, run in compared.items()}
     any_run = next(iter(compared.values()))
-    x = np.asarray(any_run.setup.observation.evaluate(any_run.setup.dataset.test[:SHOWN]))
+    x = test_images(any_run)
     value_range = (0.0, 1.0) if any_run.setup.dataset.levels is not None else (float(x.min()), float(x.max()))
     rebuilt = {name: reconstruct(run, params[name], x) for name, run in compared.items()}
     drawn = {name: draw(run, params[name], 2 * SHOWN, seed=0) for name, run in compared.items()}
@@ -132,10 +133,15 @@ def pictures(compared: dict[str, runs.Run], made: list[CompareRow]) -> list[Pict
     ]
 
 
+def test_images(run: runs.Run) -> np.ndarray:
+    """The first test examples x[n, *D], as the likelihood sees them."""
+    return np.asarray(run.setup.observation.evaluate(jnp.asarray(run.setup.dataset.test[:SHOWN])))
+
+
 def reconstruct(run: runs.Run, params: Params, x: np.ndarray) -> np.ndarray:
     """E[x|z] [n, *D] for one posterior sample z of each example x[n, *D]."""
     key_posterior, key_z = jax.random.split(jax.random.key(0))
-    q, _ = run.setup.method.posterior(params, key_posterior, x)
+    q, _ = run.setup.method.posterior(params, key_posterior, jnp.asarray(x))
     z, _ = q.sample_and_log_prob(key_z, 1)
     return np.asarray(run.setup.model.mean(params.model, z[0]))
 

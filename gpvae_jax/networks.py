@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from flax.errors import InvalidRngError
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from gpvae_jax import convolution
@@ -28,7 +29,7 @@ def from_nnx(make: Callable[[nnx.Rngs], nnx.Module], in_shape: Sequence[int]) ->
     The module is split once into its structure and a nested dict of its `nnx.Param`s, so calling it costs what a
     hand-written function costs. `in_shape` is one example's shape; modules are called on `[B, *in_shape]`.
     """
-    graphdef, _, rest = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))), nnx.Param, ...)
+    graphdef, _, rest = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))), nnx.Param, ...)  # type: ignore[misc]
     if jax.tree.leaves(rest):
         raise ValueError(
             f"from_nnx expects a module whose only state is nnx.Param, but this one also holds {sorted(rest)}; "
@@ -64,7 +65,17 @@ def from_linen(module: Any, in_shape: Sequence[int]) -> Network:
 
 def _with_shapes(init: Callable, apply: Callable, in_shape: tuple[int, ...]) -> Network:
     example = jax.ShapeDtypeStruct((1, *in_shape), jnp.result_type(float))
-    out = jax.eval_shape(lambda key, x: apply(init(key), x), jax.random.key(0), example)
+    try:
+        out = jax.eval_shape(lambda key, x: apply(init(key), x), jax.random.key(0), example)
+    except InvalidRngError as error:
+        raise ValueError(
+            "A network draws no random numbers when called, but this module does; dropout streams have no place "
+            "in a pure function: leave them out."
+        ) from error
+    except TypeError as error:  # what jax raises where shapes do not meet
+        raise ValueError(f"The module does not take examples of shape {in_shape}: {error}") from error
+    if not isinstance(out, jax.ShapeDtypeStruct):
+        raise ValueError(f"A network maps one array to one array, but this module returns {type(out).__name__}.")
     return Network(init, apply, in_shape, out.shape[1:])
 
 
@@ -175,7 +186,7 @@ class _MLP(nnx.Module):
         pairs = enumerate(itertools.pairwise(widths))
         self.hidden = nnx.Dict({f"layer_{i}": _linear(n, m, rngs) for i, (n, m) in pairs})
         self.out = None if out_shape is None else _linear(widths[-1], math.prod(out_shape), rngs)
-        self.out_shape = out_shape
+        self.out_shape = () if out_shape is None else tuple(out_shape)
         self.activation = activation
 
     def __call__(self, x: Float[Array, "B *in"]) -> Float[Array, "B *out"]:

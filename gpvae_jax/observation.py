@@ -42,24 +42,30 @@ def observe(dataset: Dataset, binarization: str, seed: int) -> tuple[Dataset, Ob
     levels = dataset.levels
     if binarization == "none":
         return dataset, Observation(lambda key, raw: scale(raw, levels), lambda raw: scale(raw, levels))
-    if levels is None and not (dataset.train.min() >= 0 and dataset.train.max() <= 1):
-        raise ValueError(
-            f"Binarization '{binarization}' draws pixels from grey values in [0, 1], but '{dataset.name}' holds "
-            f"values from {dataset.train.min():.4g} to {dataset.train.max():.4g}; rescale the data or use 'none'."
-        )
+    if levels is None:
+        _check_grey(dataset, binarization)
     rng = np.random.default_rng(seed)
-    fixed = {part: _draw_once(rng, getattr(dataset, part), levels) for part in ("validation", "test")}
+    validation, test = (_draw_once(rng, part, levels) for part in (dataset.validation, dataset.test))
+    drawn = dataset._replace(validation=validation, test=test)
     if binarization == "static":
-        fixed["train"] = _draw_once(rng, dataset.train, levels)
-        return dataset._replace(levels=2, **fixed), Observation(
-            lambda key, raw: scale(raw, 2), lambda raw: scale(raw, 2)
-        )
+        drawn = drawn._replace(levels=2, train=_draw_once(rng, dataset.train, levels))
+        return drawn, Observation(lambda key, raw: scale(raw, 2), lambda raw: scale(raw, 2))
 
     def train(key: PRNGKeyArray, raw: Array) -> Float[Array, "B *D"]:
         grey = scale(raw, levels)
         return jax.random.bernoulli(key, grey).astype(grey.dtype)
 
-    return dataset._replace(**fixed), Observation(train, lambda raw: scale(raw, 2))
+    return drawn, Observation(train, lambda raw: scale(raw, 2))
+
+
+def _check_grey(dataset: Dataset, binarization: str) -> None:
+    parts = [part for part in (dataset.train, dataset.validation, dataset.test) if part.size]
+    low, high = min(part.min() for part in parts), max(part.max() for part in parts)
+    if not all(part.min() >= 0 and part.max() <= 1 for part in parts):  # NaN fails it too
+        raise ValueError(
+            f"Binarization '{binarization}' draws pixels from grey values in [0, 1], but '{dataset.name}' holds "
+            f"values from {low:.4g} to {high:.4g}; rescale the data or use 'none'."
+        )
 
 
 def _draw_once(rng: np.random.Generator, raw: np.ndarray, levels: int | None) -> np.ndarray:

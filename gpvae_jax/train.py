@@ -253,6 +253,7 @@ def _start(
         raise ValueError("fit starts from a key or goes on from a state: give exactly one of the two.")
     if state is not None:
         return state, state.epoch.ndim == 1
+    assert key is not None  # for the type checker: exactly one was given
     if num_seeds is None:
         return jax.jit(trainer.init)(key, data), False
     if num_seeds < 1:

@@ -68,5 +68,5 @@ class InferenceMethod(NamedTuple):
     """
 
     init: Callable[[PRNGKeyArray, Array], Params]
-    posterior: Callable[[Params, PRNGKeyArray, Array], tuple[Posterior, Info]]
+    posterior: Callable[[Params, PRNGKeyArray, Array], tuple[Any, Info]]  # (a Posterior of the method's own type, info)
     loss: Callable[..., tuple[Array, Metrics]]

@@ -81,7 +81,7 @@ def test_folder_says_everything_about_the_run(tmp_path: Path) -> None:
 
 
 def test_diverging_run_keeps_its_last_good_state(tmp_path: Path) -> None:
-    with pytest.raises(DivergenceError, match="not finite at step .* Lower the learning rate"):
+    with pytest.raises(DivergenceError, match=r"not finite at step .* Lower the learning rate"):
         train(tmp_path, train={"epochs": 50, "batch_size": 8, "optimizer": "sgd", "learning_rate": 1e6})
     run = runs.open_run(tmp_path, DATA)
     chex.assert_tree_all_finite(checkpoint.restore(tmp_path / "last", runs._abstract_state(run))[1].params)
@@ -106,7 +106,7 @@ def test_other_data_are_refused(tmp_path: Path) -> None:
     train(tmp_path, train={"epochs": 1, "batch_size": 8})
     changed = DATA.train.copy()
     changed[0] ^= 1
-    with pytest.raises(ValueError, match="is not the one .* was trained on: its checksum"):
+    with pytest.raises(ValueError, match=r"is not the one .* was trained on: its checksum"):
         runs.open_run(tmp_path, from_arrays(changed, DATA.validation, DATA.test, name="grey"))
 
 

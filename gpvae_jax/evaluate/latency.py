@@ -52,4 +52,9 @@ def measure(
             started = time.perf_counter()
             jax.block_until_ready(executable(*arguments))
             times[name].append(1e3 * (time.perf_counter() - started))
-    return {name: Latency(*map(float, np.percentile(t, (50, 10, 90))), len(t)) for name, t in times.items()}
+    return {name: _latency(values) for name, values in times.items()}
+
+
+def _latency(times: list[float]) -> Latency:
+    low, median, high = (float(value) for value in np.percentile(times, (10, 50, 90)))
+    return Latency(median, low, high, len(times))
