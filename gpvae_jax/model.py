@@ -32,8 +32,12 @@ def latent_model(decoder: Network, likelihood: Likelihood) -> LatentModel:
         # one decoder call on S·B rows, whatever the split between samples and batch
         output = decoder.apply(theta["decoder"], z.reshape(-1, z.shape[-1]))
         output = output.reshape(*z.shape[:-1], *decoder.out_shape)
-        of_batch = jax.vmap(likelihood.log_prob, in_axes=(None, 0, 0))
-        return jax.vmap(of_batch, in_axes=(None, 0, None))(theta["likelihood"], output, x)
+
+        def of_example(output: Float[Array, "*D"], x: Float[Array, "*D"]) -> Float[Array, ""]:
+            # as vectors: XLA:CPU takes some 60 times as long to sum over several short axes as over one long one
+            return likelihood.log_prob(theta["likelihood"], output.ravel(), x.ravel())
+
+        return jax.vmap(jax.vmap(of_example), in_axes=(0, None))(output, x)
 
     def mean(theta: PyTree, z: Float[Array, "B Z"]) -> Float[Array, "B *D"]:
         return likelihood.mean(theta["likelihood"], decoder.apply(theta["decoder"], z))

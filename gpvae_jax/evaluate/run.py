@@ -48,6 +48,11 @@ def evaluate_run(
     arrays = {name: np.stack([v[name] for v in values]) for name in values[0]}
     call = latency_call(run, each[0])
     results = {
+        "method": setup.config.method,
+        "data": setup.dataset.name,
+        "likelihood": setup.likelihood.name,
+        "binarization": setup.config.data.binarization,
+        "binarization_seed": setup.config.data.binarization_seed,
         "num_samples": num_samples,
         "num_examples": len(raw),
         "num_seeds": len(each),
