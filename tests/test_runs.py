@@ -22,7 +22,7 @@ def train(folder: Path, *, stop_after: int | None = None, resume: bool = False, 
     """Train a small run, killing it after `stop_after` epochs as an interruption would: the generator is closed."""
     settings = small(**changes)
     run = runs.open_run(folder, DATA) if resume else runs.create(folder, settings, DATA)
-    for record in runs.records(run, resume=resume, save_every=0.0):
+    for record in runs.records(run, resume=resume):  # saves when it ends or is closed
         if record.epoch == stop_after:
             break
     return run
