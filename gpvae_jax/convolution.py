@@ -30,7 +30,7 @@ def conv(x: Float[Array, "B H W I"], kernel: Float[Array, "k k I O"], stride: in
     the operands are not a batch of images and a square kernel for them, or the stride is no positive integer.
     """
     x, kernel = _checked(x, kernel, stride)
-    return _bind(_conv_p, x, kernel, _Geometry(x.shape[1:3], kernel.shape[0], stride))
+    return _bind(_conv_p, x, kernel, _Geometry((x.shape[1], x.shape[2]), kernel.shape[0], stride))
 
 
 def conv_transpose(

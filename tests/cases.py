@@ -27,6 +27,7 @@ X = np.random.default_rng(0).integers(0, 2, (BATCH, *DATA_SHAPE)).astype(np.floa
 
 # method -> small settings for its factory
 SETTINGS: dict[str, dict[str, Any]] = {
+    "gpvae": {"num_data": 50},
     "iaf": {"width": 8},
     "svi": {"max_steps": 5, "inner_samples": 2},
 }

@@ -134,8 +134,7 @@ def test_an_example_is_inferred_whatever_its_neighbours(subject):
 
 
 def test_pure(subject):
-    before = jax.tree.map(np.array, subject.params)
-    x = np.array(X)
+    before, x = jax.tree.map(np.array, subject.params), jnp.asarray(X)
     subject.case.method.loss(subject.params, subject.keys[0], x)
     subject.case.method.posterior(subject.params, subject.keys[0], x)
     assert_close(subject.params, before, 0.0)

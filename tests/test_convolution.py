@@ -79,19 +79,22 @@ def test_reverse_over_reverse_and_forward_over_reverse(pair, operands) -> None:
     assert_close(*mixed)
 
 
-def test_stacked_kernels_images_and_both(pair) -> None:
-    ours, reference = pair
+@pytest.mark.parametrize("axes", [(0, 0), (None, 0), (0, None)])
+def test_stacked_kernels_images_and_both(pair, axes: tuple) -> None:
     x, kernels = draw(3, 2, 6, 6, 2), draw(3, 4, 4, 2, 3, seed=1)
-    for axes, a, b in (((0, 0), x, kernels), ((None, 0), x[0], kernels), ((0, None), x, kernels[0])):
-        results = [jax.vmap(lambda a, b, f=f: f(a, b, 2), axes)(a, b) for f in (ours, reference)]
-        assert_close(*results)
-        grads = [
-            jax.grad(lambda a, b, f=f: jnp.sum(jnp.sin(jax.vmap(lambda a, b: f(a, b, 2), axes)(a, b))), (0, 1))(a, b)
-            for f in (ours, reference)
-        ]
-        assert_close(*grads)
-    nested = jax.vmap(jax.vmap(lambda a, b: ours(a, b, 2), (None, 0)), (0, None))(x, kernels)
-    assert_close(nested, jax.vmap(jax.vmap(lambda a, b: reference(a, b, 2), (None, 0)), (0, None))(x, kernels))
+    operands = (x if axes[0] == 0 else x[0], kernels if axes[1] == 0 else kernels[0])
+
+    def values_and_gradients(function):
+        stacked = jax.vmap(partial(function, stride=2), axes)
+        return stacked(*operands), jax.grad(lambda *both: jnp.sum(jnp.sin(stacked(*both))), (0, 1))(*operands)
+
+    assert_close(*map(values_and_gradients, pair))
+
+
+def test_nested_stacking(pair) -> None:
+    x, kernels = draw(3, 2, 6, 6, 2), draw(2, 4, 4, 2, 3, seed=1)
+    nested = [jax.vmap(jax.vmap(partial(f, stride=2), (None, 0)), (0, None))(x, kernels) for f in pair]
+    assert_close(*nested)
 
 
 def test_inside_scan_and_jit(pair, operands) -> None:

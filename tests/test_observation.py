@@ -23,10 +23,10 @@ def dataset(levels: int | None = 17) -> Dataset:
 
 
 def test_scale():
-    np.testing.assert_allclose(scale(np.array([0, 8, 16], np.uint8), 17), [0, 0.5, 1])
-    real = np.array([-3.0, 0.25], np.float32)
+    levels, real = jnp.array([0, 8, 16], jnp.uint8), jnp.array([-3.0, 0.25], jnp.float32)
+    np.testing.assert_allclose(scale(levels, 17), [0, 0.5, 1])
     np.testing.assert_array_equal(scale(real, None), real)
-    assert scale(real, None).dtype == scale(np.array([1], np.uint8), 2).dtype == jnp.float32
+    assert scale(real, None).dtype == scale(levels, 17).dtype == jnp.float32
     with jax.enable_x64(True):
         assert scale(real, None).dtype == jnp.float64
 

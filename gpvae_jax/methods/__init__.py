@@ -2,12 +2,42 @@
 
 from collections.abc import Callable
 
+from gpvae_jax.methods.gpvae import gpvae
+from gpvae_jax.methods.householder import householder
+from gpvae_jax.methods.iaf import iaf
+from gpvae_jax.methods.iwae import iwae
+from gpvae_jax.methods.mixture import mixture
+from gpvae_jax.methods.recmix import recmix
+from gpvae_jax.methods.savi import savi
+from gpvae_jax.methods.svi import svi
 from gpvae_jax.methods.vae import vae
+from gpvae_jax.methods.vlae import vlae
 from gpvae_jax.types import InferenceMethod
 
 # name -> factory (model, encoder, **settings) -> InferenceMethod; a new method is a new file and a line here
 METHODS: dict[str, Callable[..., InferenceMethod]] = {
     "vae": vae,
+    "gpvae": gpvae,
+    "recmix": recmix,
+    "mixture": mixture,
+    "savi": savi,
+    "iaf": iaf,
+    "householder": householder,
+    "vlae": vlae,
+    "iwae": iwae,
+    "svi": svi,
 }
 
-__all__ = ["METHODS", "vae"]
+__all__ = [
+    "METHODS",
+    "gpvae",
+    "householder",
+    "iaf",
+    "iwae",
+    "mixture",
+    "recmix",
+    "savi",
+    "svi",
+    "vae",
+    "vlae",
+]

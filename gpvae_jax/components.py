@@ -1,0 +1,152 @@
+"""M copies of one amortized posterior, evaluated in one call: their parameters stacked on a leading axis M.
+
+A base method's φ becomes φ with leaves [M, …]. With a shared trunk the leaves under "encoder" stay single: one
+trunk, M heads. How the M copies are computed is decided here and nowhere else (`evaluate`).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from gpvae_jax.naming import unknown
+from gpvae_jax.posteriors import DiagonalGaussian
+from gpvae_jax.types import InferenceMethod, Params
+
+TRUNK = "encoder"  # the key of φ that a shared trunk keeps single
+
+
+class Components(NamedTuple):
+    """Pure functions on stacked parameters φ; the number of components M is read off φ."""
+
+    init: Callable[[PRNGKeyArray, Array, int], Params]  # (key, x[N, *D], M) -> θ, φ
+    posterior: Callable[[PyTree, PyTree, PRNGKeyArray, Array], DiagonalGaussian]  # (θ, φ, key, x) -> [M, B, Z]
+    start: Callable[[PyTree], PyTree]  # the base's φ -> φ of one component
+    append: Callable[[PyTree, PyTree], PyTree]  # (φ of M, the base's φ) -> φ of M + 1
+    take: Callable[[PyTree, int], PyTree]  # (φ, m) -> the base's φ of component m
+    count: Callable[[PyTree], int]  # M
+
+
+def components(base: InferenceMethod, *, shared_trunk: bool = False, how: str = "auto") -> Components:
+    """Stack a base method whose posterior is a `DiagonalGaussian`.
+
+    Component 0 starts as `base.init(key, x)`, so with equal keys it is the base's own encoder; component m > 0 starts
+    from a key of its own. how: see `evaluate`. Raises ValueError on an unknown `how`, and in use where the
+    base's posterior is no diagonal Gaussian or a shared trunk is asked of a base without one.
+    """
+    check_how(how)
+
+    def axes(phi: PyTree) -> PyTree:
+        axis = jax.tree_util.tree_map_with_path(lambda path, _: 0 if _is_own(path, shared_trunk) else None, phi)
+        if shared_trunk and None not in jax.tree.leaves(axis, is_leaf=lambda a: a is None):
+            raise ValueError(
+                f"shared_trunk needs a base method with parameters under '{TRUNK}', got {sorted(phi)}; "
+                "leave it off for this base."
+            )
+        return axis
+
+    def start(phi: PyTree) -> PyTree:
+        return _map(lambda axis, leaf: leaf if axis is None else leaf[None], axes(phi), phi)
+
+    def append(phi: PyTree, new: PyTree) -> PyTree:
+        def join(axis: int | None, old: Array, leaf: Array) -> Array:
+            return old if axis is None else jnp.concatenate([old, leaf[None]])
+
+        return _map(join, axes(phi), phi, new)
+
+    def take(phi: PyTree, m: int) -> PyTree:
+        return _map(lambda axis, leaf: leaf if axis is None else leaf[m], axes(phi), phi)
+
+    def count(phi: PyTree) -> int:
+        return jax.tree.leaves(_map(lambda axis, leaf: None if axis is None else leaf, axes(phi), phi))[0].shape[0]
+
+    def init(key: PRNGKeyArray, x: Float[Array, "N *D"], num_components: int) -> Params:
+        first = base.init(key, x)
+        phi = start(first.inference)
+        for m in range(1, num_components):
+            phi = append(phi, base.init(beyond_base(key, m), x).inference)
+        return Params(first.model, phi)
+
+    def posterior(theta: PyTree, phi: PyTree, key: PRNGKeyArray, x: Float[Array, "B *D"]) -> DiagonalGaussian:
+        def one(phi_m: PyTree, key_m: PRNGKeyArray) -> DiagonalGaussian:
+            q, _ = base.posterior(Params(theta, phi_m), key_m, x)
+            if not isinstance(q, DiagonalGaussian):
+                raise ValueError(
+                    f"A mixture component must be a DiagonalGaussian, but the base method's posterior is a "
+                    f"{type(q).__name__}; choose a base with a Gaussian posterior."
+                )
+            return q
+
+        return evaluate(one, (phi, jax.random.split(key, count(phi))), (axes(phi), 0), how)
+
+    return Components(init, posterior, start, append, take, count)
+
+
+def beyond_base(key: PRNGKeyArray, number: int) -> PRNGKeyArray:
+    """Keys for what a method initialises besides its base, whose `init` has the key itself."""
+    # fold_in(key, i) is split(key, n)[i] for small i: go through a number that no split reaches
+    return jax.random.fold_in(jax.random.fold_in(key, 2**31 - 1), number)
+
+
+HOWS = ("auto", "vmap", "map", "unrolled")
+
+
+def check_how(how: str) -> None:
+    """Raise ValueError where `how` names no way of evaluating components."""
+    if how not in HOWS:
+        raise ValueError(unknown("way of evaluating components", how, HOWS))
+
+
+def evaluate(function: Callable, arguments: tuple, axes: tuple, how: str = "auto") -> PyTree:
+    """`function(*arguments)` once per component, results stacked on a leading axis M.
+
+    axes: per leaf of `arguments`, 0 where the leaf is stacked over components and None where all share it.
+    how: "vmap" one batched program, "map" a loop, "unrolled" M copies in the program. "auto" is the fastest one
+    measured, see `_fastest`.
+    """
+    chosen = _fastest() if how == "auto" else how
+    if chosen == "vmap":
+        return jax.vmap(function, in_axes=axes)(*arguments)
+    stacked = _map(lambda axis, leaf: None if axis is None else leaf, axes, arguments)
+    size = jax.tree.leaves(stacked)[0].shape[0]
+
+    def one(m: int | Array) -> PyTree:
+        return function(*_map(lambda axis, leaf: leaf if axis is None else leaf[m], axes, arguments))
+
+    if chosen == "map":
+        return jax.lax.map(one, jnp.arange(size))
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *(one(m) for m in range(size)))
+
+
+def _fastest() -> str:
+    return "vmap"
+
+
+def perturbed(key: PRNGKeyArray, phi: PyTree, scale: float) -> PyTree:
+    """φ plus Gaussian noise of `scale` times each array's own standard deviation (derived).
+
+    Relative to the array, so that one number fits kernels of every width; an array of equal entries, such as a
+    bias at zero, stays as it is.
+    """
+    leaves, structure = jax.tree.flatten(phi)
+    keys = jax.random.split(key, len(leaves))
+    noisy = [
+        leaf + scale * jnp.std(leaf) * jax.random.normal(k, leaf.shape, leaf.dtype)
+        for leaf, k in zip(leaves, keys, strict=True)
+    ]
+    return jax.tree.unflatten(structure, noisy)
+
+
+def _is_own(path: tuple, shared_trunk: bool) -> bool:
+    return not (shared_trunk and any(getattr(entry, "key", None) == TRUNK for entry in path))
+
+
+def _map(function: Callable, axes: PyTree, *trees: PyTree) -> PyTree:
+    """`jax.tree.map` that takes None in `axes` for a leaf, and `axes` as a prefix of the trees."""
+
+    def below(axis: int | None, *subtrees: PyTree) -> PyTree:
+        return jax.tree.map(lambda *leaves: function(axis, *leaves), *subtrees)
+
+    return jax.tree.map(below, axes, *trees, is_leaf=lambda axis: axis is None)

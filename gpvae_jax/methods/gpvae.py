@@ -1,0 +1,166 @@
+"""GPVAE: a Gaussian process on the error of the amortized encoder (Kim, CVPR 2022).
+
+Not to be confused with Gaussian-process *priors over z*: here μ(x) = m(x) + f(x) and σ(x) = s(x) + h(x), errors added
+to the encoder's mean m and standard deviation s (paper), with f = Wψ(x), h = Uψ(x), the deep linear kernel (paper).
+A Gaussian q(W, U) is learned by variational inference, the ELBO of N(μ, σ²) being the likelihood of (f, h) (paper).
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from gpvae_jax.gp_posterior import GaussianScaleMixture
+from gpvae_jax.kernel_features import encode_with_features
+from gpvae_jax.methods.vae import vae
+from gpvae_jax.naming import unknown
+from gpvae_jax.posteriors import DiagonalGaussian
+from gpvae_jax.types import InferenceMethod, Info, LatentModel, Metrics, Network, Params
+from gpvae_jax.weight_posteriors import init_white_noise, weight_posterior_by_name
+from gpvae_jax.weight_posteriors import white_noise as noise_variance
+
+OBJECTIVES = ("expected", "marginal")
+ERRORS = ("mean", "std")  # f and h: names of their weights in φ and of their entries in info
+
+
+def gpvae(
+    model: LatentModel,
+    encoder: Network,
+    *,
+    base: InferenceMethod | None = None,
+    feature_network: Network | None = None,
+    features: int = 0,
+    own_features: bool = False,
+    weight_posterior: str = "diagonal",
+    rank: int = 8,
+    prior_scale: float = 1.0,
+    learn_prior_scale: bool = False,
+    start_variance: float = 1e-3,
+    objective: str = "expected",
+    num_samples: int = 1,
+    quadrature: int = 32,
+    num_data: int = 0,
+    freeze_base: bool = False,
+    freeze_model: bool = False,
+    white_noise: bool = False,
+) -> InferenceMethod:
+    """Maximise, per example, E_{q(W,U)}[ELBO(N(m + Wψ, (s + Uψ)²); x)] − KL(q(W, U) ‖ p(W, U)) / N (paper).
+
+    The posterior is a `GaussianScaleMixture`, (W, U) integrated out in one forward pass; φ = {"base": the base's φ,
+    "mean": q(W), "std": q(U), …}. At zero weight means and variances it is the base. The defaults are the paper's
+    form where the posts give one (errors on mean and standard deviation, linear kernel, expected ELBO, Gaussian
+    q(W, U)); its shape, τ, and the shared features are derived.
+
+    base: the method whose errors are modelled, any with a `DiagonalGaussian` posterior (default `vae(model, encoder)`).
+    ψ: without a base the encoder's last hidden layer, of which there is then one evaluation. With own_features, a
+       base or a feature_network, ψ has its own network x[B, *D] -> [B, F]: feature_network, else one built like
+       `encoder`. features > 0 puts a linear map to that width on top. ψ is scaled by 1/√F.
+    weight_posterior: "diagonal", "low_rank" (of `rank`), "full" or "shared"; costs in `weight_posteriors`.
+    prior_scale: τ of the weights' prior N(0, τ² I); learn_prior_scale starts there, one τ for f and one for h.
+    start_variance: of every weight, above 0. Their means start at 0.
+    objective: "expected" (paper) or "marginal", the ELBO of the marginal posterior, never below it on average.
+    num_samples: draws of z per example and step. quadrature: nodes over σ in the density.
+    num_data: number N of training examples.
+    freeze_base, freeze_model: no gradient to the base's φ, to θ. After `from_base` this fits q(W, U) alone, on
+       whatever array is trained on: held-out examples or `model.sample`, with num_data that array's length.
+    white_noise: adds v(x) of the kernel τ² ψᵀψ' + v(x) δ(x, x') to both errors' variances. "expected" drives it
+       to zero on the examples it sees; `gp_laplace` fits it by marginal likelihood.
+    Raises ValueError, one sentence, on a setting out of range.
+    """
+    positive = {"start_variance": start_variance, "prior_scale": prior_scale, "num_samples": num_samples}
+    _check(objective, positive, num_data, quadrature, features)
+    family = weight_posterior_by_name(weight_posterior, rank)
+    encoding = encode_with_features(model, encoder, base, feature_network, features, own_features)
+
+    def init(key: PRNGKeyArray, x: Float[Array, "N *D"]) -> Params:
+        start = (vae(model, encoder) if base is None else base).init(key, x)
+        key_mean, key_std, key_features = jax.random.split(jax.random.fold_in(key, 1), 3)
+        sizes = (encoding.width, model.latent_dim, start_variance)
+        phi: PyTree = {"base": start.inference}
+        phi |= {"mean": family.init(key_mean, *sizes), "std": family.init(key_std, *sizes)}
+        if own := encoding.init(key_features):
+            phi["features"] = own
+        if learn_prior_scale:
+            log_scale = jnp.asarray(math.log(prior_scale), jnp.result_type(float))
+            phi["log_prior_scale"] = {"mean": log_scale, "std": log_scale}
+        if white_noise:
+            noise = jnp.full((model.latent_dim,), start_variance, jnp.result_type(float))
+            phi["noise"] = {part: init_white_noise(encoding.width, noise) for part in ERRORS}
+        return Params(start.model, phi)
+
+    def posterior(params: Params, key: PRNGKeyArray, x: Float[Array, "B *D"]) -> tuple[GaussianScaleMixture, Info]:
+        phi = params.inference
+        q, base_info, psi = encoding.apply(params, key, x)
+        info: Info = {"base": base_info, "base_mean": q.mean, "base_std": q.std, "features": psi}
+        for part in ERRORS:
+            noise = noise_variance(phi["noise"][part], psi) if white_noise else jnp.zeros_like(q.mean)
+            info[f"{part}_error"] = family.mean(phi[part], psi)
+            info[f"{part}_variance"] = family.variance(phi[part], psi) + noise
+        mean, std = q.mean + info["mean_error"], q.std + info["std_error"]
+        return GaussianScaleMixture(mean, info["mean_variance"], std, info["std_variance"], quadrature), info
+
+    def weight_kl(phi: PyTree) -> Float[Array, ""]:
+        log_scale = phi.get("log_prior_scale")
+        scales = {part: jnp.exp(log_scale[part]) if log_scale else prior_scale for part in ERRORS}
+        return (family.kl(phi["mean"], scales["mean"]) + family.kl(phi["std"], scales["std"])) / num_data
+
+    def loss(
+        params: Params, key: PRNGKeyArray, x: Float[Array, "B *D"], *, beta: float | Array = 1.0
+    ) -> tuple[Float[Array, ""], Metrics]:
+        params = _freeze(params, freeze_base, freeze_model)
+        key_posterior, key_z = jax.random.split(key)
+        q, info = posterior(params, key_posterior, x)
+        z, variance = q.draw(key_z, num_samples)
+        log_likelihood = jnp.mean(model.log_likelihood(params.model, x, z))
+        kl = jnp.mean(q.expected_kl() if objective == "expected" else q.marginal_kl(z, variance))
+        weights = weight_kl(params.inference)
+        metrics = {"elbo": log_likelihood - kl, "log_likelihood": log_likelihood, "kl": kl, "weight_kl": weights}
+        metrics |= {name: jnp.mean(info[name]) for name in ("mean_variance", "std_variance")}
+        return beta * kl - log_likelihood + weights, metrics
+
+    return InferenceMethod(init, posterior, loss)
+
+
+def from_base(base_params: Params, method: InferenceMethod, key: PRNGKeyArray, x: Float[Array, "N *D"]) -> Params:
+    """Parameters of a `gpvae` that starts as a trained base, its θ and φ, with a fresh q(W, U) (derived).
+
+    method: the GPVAE; key and x as for its `init`. Works for any method that keeps its base's φ under "base".
+    """
+    fresh = method.init(key, x)
+    return Params(base_params.model, fresh.inference | {"base": base_params.inference})
+
+
+def as_gaussian(method: InferenceMethod) -> InferenceMethod:
+    """A `gpvae` whose posterior is the Gaussian of its marginal's mean and variance: a base for methods that refine or
+    mix Gaussians. Its init and loss are the GPVAE's own; a method built on it trains q(W, U) without their KL.
+    """
+
+    def posterior(params: Params, key: PRNGKeyArray, x: Float[Array, "B *D"]) -> tuple[DiagonalGaussian, Info]:
+        q, info = method.posterior(params, key, x)
+        return q.moment_matched(), info
+
+    return method._replace(posterior=posterior)
+
+
+def _freeze(params: Params, base: bool, model: bool) -> Params:
+    theta, phi = params
+    if base:
+        phi = phi | {"base": jax.lax.stop_gradient(phi["base"])}
+    return Params(jax.lax.stop_gradient(theta) if model else theta, phi)
+
+
+def _check(objective: str, positive: dict[str, float], num_data: int, quadrature: int, features: int) -> None:
+    if objective not in OBJECTIVES:
+        raise ValueError(unknown("objective", objective, OBJECTIVES))
+    if num_data < 1:
+        raise ValueError(
+            f"gpvae needs num_data, the number of examples that its weights' KL is spread over, got {num_data}."
+        )
+    for name, value in positive.items():
+        if not value > 0:
+            raise ValueError(f"{name} must be above 0, got {value}.")
+    if quadrature < 2:
+        raise ValueError(f"quadrature needs at least 2 nodes, got {quadrature}.")
+    if features < 0:
+        raise ValueError(f"features must be 0 (the network's own) or a width above it, got {features}.")

@@ -1,0 +1,59 @@
+"""Householder flow (Tomczak & Welling 2016): an amortized diagonal Gaussian turned by T reflections."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from gpvae_jax.flows import HouseholderPosterior, stacked
+from gpvae_jax.methods.vae import vae
+from gpvae_jax.networks import linear
+from gpvae_jax.objectives import analytic_loss
+from gpvae_jax.posteriors import diagonal_gaussian
+from gpvae_jax.types import InferenceMethod, Info, LatentModel, Metrics, Network, Params
+
+FLOW_KEY = 3  # folded into the key of init, whose first three splits make the decoder, the encoder and the head
+
+
+def householder(model: LatentModel, encoder: Network, *, steps: int = 4, num_samples: int = 1) -> InferenceMethod:
+    """v_1 = Dense(h(x)), v_t = Dense(v_{t−1}), z ← z − 2 v_t (v_tᵀz)/|v_t|²; the log-determinant is 0 (paper).
+
+    The posterior is a Gaussian whose covariance is the base's, rotated, and its KL to N(0, I) is the base's, which
+    the loss takes in closed form. steps: T; 0 is the vae. num_samples: draws of z for the loss.
+    φ is that of `vae`, {"encoder", "head"}, and "first" and "next", the Dense layers.
+    """
+    if steps < 0:
+        raise ValueError(f"householder expects steps ≥ 0, got {steps}.")
+    amortized = vae(model, encoder)
+    head = linear(encoder.out_shape[-1], 2 * model.latent_dim)
+    first = linear(encoder.out_shape[-1], model.latent_dim)
+    following = linear(model.latent_dim, model.latent_dim)
+
+    def init(key: PRNGKeyArray, x: Float[Array, "N *D"]) -> Params:
+        params = amortized.init(key, x)
+        key_first, key_next = jax.random.split(jax.random.fold_in(key, FLOW_KEY))
+        layers = {
+            "first": stacked(first.init, key_first, min(steps, 1)),
+            "next": stacked(following.init, key_next, max(steps - 1, 0)),
+        }
+        return Params(params.model, params.inference | layers)
+
+    def posterior(params: Params, key: PRNGKeyArray, x: Float[Array, "B *D"]) -> tuple[HouseholderPosterior, Info]:
+        phi = params.inference
+        features = encoder.apply(phi["encoder"], x)
+        start = diagonal_gaussian(head.apply(phi["head"], features))
+        if steps == 0:
+            return HouseholderPosterior(start, jnp.zeros_like(start.mean)[:, None][:, :0]), {}
+        vectors = [first.apply(jax.tree.map(lambda leaf: leaf[0], phi["first"]), features)]
+        for t in range(steps - 1):
+            layer = jax.tree.map(lambda leaf, t=t: leaf[t], phi["next"])
+            vectors.append(following.apply(layer, vectors[-1]))
+        return HouseholderPosterior(start, jnp.stack(vectors, axis=1)), {}
+
+    def loss(
+        params: Params, key: PRNGKeyArray, x: Float[Array, "B *D"], *, beta: float | Array = 1.0
+    ) -> tuple[Float[Array, ""], Metrics]:
+        key_posterior, key_z = jax.random.split(key)
+        q, _ = posterior(params, key_posterior, x)
+        return analytic_loss(model, params.model, q, key_z, x, num_samples, beta)
+
+    return InferenceMethod(init, posterior, loss)

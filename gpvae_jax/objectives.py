@@ -1,0 +1,116 @@
+"""Training objectives that are not tied to one method: the ELBO with a closed-form KL, and the K-sample bound."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from gpvae_jax.bounds import elbo, iwae, log_weights
+from gpvae_jax.types import InferenceMethod, LatentModel, Metrics, Params, Posterior
+
+
+def analytic_elbo(
+    model: LatentModel,
+    theta: PyTree,
+    posterior: Any,
+    key: PRNGKeyArray,
+    x: Float[Array, "B *D"],
+    num_samples: int,
+) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
+    """The two parts of L(q; x) = E_q[log p_θ(x|z)] − KL(q ‖ p(z)) per example: the first from S draws, the KL exact.
+
+    The posterior must offer `kl_to_standard_normal`; the prior is N(0, I).
+    """
+    z, _ = posterior.sample_and_log_prob(key, num_samples)
+    return jnp.mean(model.log_likelihood(theta, x, z), axis=0), posterior.kl_to_standard_normal()
+
+
+def analytic_loss(
+    model: LatentModel,
+    theta: PyTree,
+    posterior: Posterior,
+    key: PRNGKeyArray,
+    x: Float[Array, "B *D"],
+    num_samples: int,
+    beta: float | Array,
+) -> tuple[Float[Array, ""], Metrics]:
+    """β KL − E_q[log p_θ(x|z)], the mean over the batch, with the metrics every such method reports."""
+    per_example = analytic_elbo(model, theta, posterior, key, x, num_samples)
+    log_likelihood, kl = jax.tree.map(jnp.mean, per_example)
+    return beta * kl - log_likelihood, {
+        "elbo": log_likelihood - kl,
+        "log_likelihood": log_likelihood,
+        "kl": kl,
+    }
+
+
+def sampled_loss(log_likelihood: Array, log_ratio: Array, beta: float | Array) -> tuple[Array, Metrics]:
+    """β KL − E_q[log p_θ(x|z)] with the KL from the draws: log_ratio[S, B] = log q(z|x) − log p(z)."""
+    log_likelihood, kl = jnp.mean(log_likelihood), jnp.mean(log_ratio)
+    return beta * kl - log_likelihood, {
+        "elbo": log_likelihood - kl,
+        "log_likelihood": log_likelihood,
+        "kl": kl,
+    }
+
+
+def iwae_trained(
+    method: InferenceMethod, model: LatentModel, *, num_samples: int, doubly_reparameterized: bool = False
+) -> InferenceMethod:
+    """The same inference trained on the K-sample bound, E[logsumexp_K log w − log K] (Burda et al. 2016, paper).
+
+    method: any whose posterior gives samples and log-densities; its own loss, with whatever terms it may have
+    beside the ELBO, is replaced. num_samples: K; K = 1 is the ELBO with a sampled KL. doubly_reparameterized: the
+    gradient of Tucker et al. (2019) for the posterior's parameters, whose signal does not vanish as K grows;
+    the posterior must then offer `log_prob`, and one decoder pass (of four) is added. β weighs log p(z) − log q.
+    """
+    if num_samples < 1:
+        raise ValueError(f"iwae_trained needs num_samples of at least 1, got {num_samples}.")
+
+    def loss(
+        params: Params, key: PRNGKeyArray, x: Float[Array, "B *D"], *, beta: float | Array = 1.0
+    ) -> tuple[Float[Array, ""], Metrics]:
+        key_posterior, key_z = jax.random.split(key)
+        q, _ = method.posterior(params, key_posterior, x)
+        draw = doubly_reparameterized_log_weights if doubly_reparameterized else log_weights
+        log_w = draw(model, params.model, q, key_z, x, num_samples, beta=beta)
+        bound = jnp.mean(iwae(log_w))
+        return -bound, {"elbo": jnp.mean(elbo(log_w)), "iwae": bound}
+
+    return method._replace(loss=loss)
+
+
+def doubly_reparameterized_log_weights(
+    model: LatentModel,
+    theta: PyTree,
+    posterior: Posterior,
+    key: PRNGKeyArray,
+    x: Float[Array, "B *D"],
+    num_samples: int,
+    *,
+    beta: float | Array = 1.0,
+) -> Float[Array, "S B"]:
+    """`bounds.log_weights` in value; under `iwae` its gradient is the doubly-reparameterised one.
+
+    With normalised weights w̃, the posterior's parameters λ get Σ_k (1 − β (1 − w̃_k)) w̃_k ∂_z log w_k ∂_λ z_k, which at
+    β = 1 is Σ_k w̃_k² ∂_z log w_k ∂_λ z_k (paper; other β derived the same way: the score term
+    −β w̃ ∂_λ log q is reparameterised once more); θ gets Σ_k w̃_k ∂_θ log p as ever. Gradients of the ELBO
+    through these weights are not meant to be taken. Raises ValueError where the posterior has no `log_prob`.
+    """
+    if not hasattr(posterior, "log_prob"):
+        raise ValueError(
+            f"The doubly-reparameterised gradient needs the posterior's density at given points, but "
+            f"{type(posterior).__name__} has no log_prob; train it with doubly_reparameterized=False."
+        )
+    z, _ = posterior.sample_and_log_prob(key, num_samples)
+    density = jax.lax.stop_gradient(posterior)
+
+    def weights_at(z: Float[Array, "S B Z"]) -> Float[Array, "S B"]:
+        ratio = model.log_prior(theta, z) - density.log_prob(z)
+        return model.log_likelihood(theta, x, z) + beta * ratio
+
+    fixed = jax.lax.stop_gradient(z)
+    share = jax.lax.stop_gradient(jax.nn.softmax(weights_at(fixed), axis=0))
+    factor = (1 - beta * (1 - share))[:, :, None]
+    return weights_at(fixed + factor * (z - fixed))
