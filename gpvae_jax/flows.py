@@ -14,6 +14,7 @@ from gpvae_jax.posteriors import DiagonalGaussian
 
 Autoregressive = Callable[[PyTree, Array, Array], tuple[Array, Array]]  # a Made's apply
 
+FAR, MAX_EXPONENT = 1e6, 60.0  # of an inverted latent, and of the factor 1/g that leads to it
 TINY = 1e-12  # |v|² of a Householder vector is kept above it, so that v = 0 means no reflection
 
 
@@ -32,7 +33,8 @@ def invert_iaf_step(
 ) -> tuple[Float[Array, "S B Z"], Float[Array, "S B"]]:
     """The z that `iaf_step` maps to the given one, and the step's log-determinant there.
 
-    Latent j needs the latents before it only, so they are found one after the other: Z network passes.
+    Latent j needs the latents before it only, so they are found one after the other: Z network passes. A point that
+    only a z beyond ±FAR reaches is taken to come from there: its density is zero for any purpose, but not NaN.
     """
 
     def body(found: tuple[Array, Array], j: Array) -> tuple[tuple[Array, Array], None]:
@@ -40,7 +42,8 @@ def invert_iaf_step(
         mean, gate = network(params, shift, before)
         log_gate = jax.nn.log_sigmoid(gate + gate_bias)
         here = (jnp.arange(z.shape[-1]) == j)[None, None]
-        value = mean + (z - mean) * jnp.exp(-log_gate)  # (z' − (1 − g) m) / g
+        grown = (z - mean) * jnp.exp(jnp.minimum(-log_gate, MAX_EXPONENT))
+        value = jnp.clip(mean + grown, -FAR, FAR)  # (z' − (1 − g) m) / g
         return (jnp.where(here, value, before), jnp.where(here, log_gate, log_gates)), None
 
     nothing = jnp.zeros_like(z)

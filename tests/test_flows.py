@@ -106,6 +106,19 @@ def test_iaf_inversion():
     np.testing.assert_allclose(q.log_prob(drawn), log_q, rtol=1e-8)
 
 
+def test_density_where_no_sample_falls():
+    """Closing gates divide by next to nothing on the way back: the density is then tiny, not NaN."""
+    q = flow(random(2, BATCH, CONTEXT))
+    closing = q.shifts.at[:, :, -SIZE:].add(-200.0)
+    steep = IAFPosterior(q.base, closing, q.params, q.network, q.gate_bias)
+    for z in (random(8, 50, BATCH, SIZE), 1e5 * random(8, 50, BATCH, SIZE)):
+        for dtype in (jnp.float64, jnp.float32):
+            cast = jax.tree.map(lambda leaf, dtype=dtype: leaf.astype(dtype), (steep, z))
+            log_q = cast[0].log_prob(cast[1])
+            assert not np.isnan(log_q).any()
+            assert (log_q < -1e3).all()
+
+
 def test_iaf_posterior_is_a_pytree_that_vmaps():
     stack = jax.vmap(flow)(random(5, 3, BATCH, CONTEXT))
     draw = jax.jit(jax.vmap(lambda q: q.sample_and_log_prob(jax.random.key(0), 2)))

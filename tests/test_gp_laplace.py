@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from exact import LinearGaussian, latent_model
+from tests.exact import LinearGaussian, latent_model
 from scipy import stats
 
 from gpvae_jax.gp_laplace import find_optima, laplace, optima, regress_with_noise

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from cases import DATA_SHAPE, LATENT_DIM, WIDTH, X, assert_close, perturb, small_encoder, small_model
-from exact import latent_model, random_model
+from tests.cases import DATA_SHAPE, LATENT_DIM, WIDTH, X, assert_close, perturb, small_encoder, small_model
+from tests.exact import latent_model, random_model
 
 from gpvae_jax.bounds import elbo, log_weights
 from gpvae_jax.gp_errors import redraw, uncertainty

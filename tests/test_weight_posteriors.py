@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 import pytest
-from cases import perturb
+from tests.cases import perturb
 from numpyro.distributions.kl import kl_divergence
 
 from gpvae_jax.weight_posteriors import (
