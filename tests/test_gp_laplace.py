@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.exact import LinearGaussian, latent_model
 from scipy import stats
 
 from gpvae_jax.gp_laplace import find_optima, laplace, optima, regress_with_noise
@@ -13,6 +12,7 @@ from gpvae_jax.methods.gpvae import gpvae
 from gpvae_jax.posteriors import DiagonalGaussian
 from gpvae_jax.types import InferenceMethod, Network, Params
 from gpvae_jax.weight_posteriors import full, white_noise
+from tests.exact import LinearGaussian, latent_model
 
 N, F, Z = 60, 6, 2
 

@@ -8,8 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tests.cases import DATA_SHAPE, LATENT_DIM, WIDTH, X, assert_close, perturb, small_encoder, small_model
-from tests.exact import latent_model, random_model
 
 from gpvae_jax.bounds import elbo, log_weights
 from gpvae_jax.gp_errors import redraw, uncertainty
@@ -19,6 +17,8 @@ from gpvae_jax.methods.vae import vae
 from gpvae_jax.networks import mlp
 from gpvae_jax.posteriors import DiagonalGaussian
 from gpvae_jax.types import InferenceMethod, Network, Params
+from tests.cases import DATA_SHAPE, LATENT_DIM, WIDTH, X, assert_close, perturb, small_encoder, small_model
+from tests.exact import latent_model, random_model
 
 FAMILIES = ["diagonal", "low_rank", "full", "shared"]
 N = 100

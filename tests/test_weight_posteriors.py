@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 import pytest
-from tests.cases import perturb
 from numpyro.distributions.kl import kl_divergence
 
 from gpvae_jax.weight_posteriors import (
@@ -17,6 +16,7 @@ from gpvae_jax.weight_posteriors import (
     weight_posterior_by_name,
     white_noise,
 )
+from tests.cases import perturb
 
 F, Z, B, RANK = 5, 2, 7, 2
 PSI = np.random.default_rng(0).normal(size=(B, F)).astype(np.float32)
