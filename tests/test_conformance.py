@@ -1,6 +1,7 @@
 """What must hold for every registered method, present and future; `cases.py` lists them."""
 
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from gpvae_jax import checkpoint
 from gpvae_jax.types import InferenceMethod, Params, Posterior
 from tests.cases import BATCH, CASES, LATENT_DIM, NO_GRADIENT, Case, X, assert_close, paths, perturb
 
@@ -240,3 +242,11 @@ def loss_keys() -> list[Any]:
 def all_equal(one: Any, other: Any) -> bool:
     pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
     return all(bool(np.all(np.asarray(a) == np.asarray(b))) for a, b in pairs)
+
+
+def test_checkpoint_round_trip(subject: Subject, tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, 3, subject.params)
+    step, restored = checkpoint.restore(tmp_path, jax.eval_shape(lambda: subject.params))
+    assert step == 3
+    assert jax.tree.structure(restored) == jax.tree.structure(subject.params)
+    assert_close(restored, subject.params, 0.0)
