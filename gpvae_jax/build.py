@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import optax
 
 from gpvae_jax import networks, train
-from gpvae_jax.config import Config, TrainConfig
+from gpvae_jax.capacity import inference_size, match_capacity
+from gpvae_jax.config import Config, ModelConfig, TrainConfig
 from gpvae_jax.data import Dataset
 from gpvae_jax.likelihoods import LIKELIHOODS, Likelihood
 from gpvae_jax.methods import METHODS
@@ -51,8 +52,7 @@ def build(config: Config, dataset: Dataset) -> Setup:
     if dataset.levels is None:  # integer grey levels lie in [0, 1] by construction
         for part in (dataset.train, dataset.validation, dataset.test):
             likelihood.check(part)
-    model, encoder = build_model(config, likelihood, dataset.train.shape[1:])
-    method = build_method(config, model, encoder, num_data=len(dataset.train))
+    model, method = build_model_and_method(config, likelihood, dataset)
     steps_per_epoch = max(1, len(dataset.train) // config.train.batch_size)
     trainer = train.trainer(
         method,
@@ -93,9 +93,28 @@ def build_likelihood(name: str, dataset: Dataset) -> Likelihood:
     return LIKELIHOODS[name](dataset.levels)
 
 
-def build_model(config: Config, likelihood: Likelihood, data_shape: tuple[int, ...]) -> tuple[LatentModel, Network]:
+def build_model_and_method(
+    config: Config, likelihood: Likelihood, dataset: Dataset
+) -> tuple[LatentModel, InferenceMethod]:
+    """The generative model and the method, whose encoder is widened where a `capacity` is to be matched."""
+    data_shape, num_data = dataset.train.shape[1:], len(dataset.train)
+    model, encoder = build_model(config.model, likelihood, data_shape)
+    if config.model.capacity is not None:
+        name, *settings = config.model.capacity.split(",")
+        rival = dataclasses.replace(config, method=name, settings=tuple(settings))
+        target = inference_size(build_method(rival, model, encoder, num_data=num_data), model)
+        _, encoder = match_capacity(
+            lambda width: build_encoder(config.model, data_shape, width),
+            target,
+            count=lambda e: inference_size(build_method(config, model, e, num_data=num_data), model),
+        )
+    return model, build_method(config, model, encoder, num_data=num_data)
+
+
+def build_model(
+    settings: ModelConfig, likelihood: Likelihood, data_shape: tuple[int, ...]
+) -> tuple[LatentModel, Network]:
     """The generative model and the encoder network of a configuration."""
-    settings = config.model
     if settings.latent_dim < 1:
         raise ValueError(f"latent_dim must be at least 1, got {settings.latent_dim}.")
     if settings.architecture not in ARCHITECTURES:
@@ -105,12 +124,24 @@ def build_model(config: Config, likelihood: Likelihood, data_shape: tuple[int, .
         decoder = networks.mlp(
             (settings.latent_dim,), tuple(reversed(settings.hidden)), data_shape, activation=activation
         )
-        encoder = networks.mlp(data_shape, settings.hidden, activation=activation)
     else:
-        size: dict[str, Any] = {"width": settings.width, "features": settings.features, "activation": activation}
-        decoder = networks.conv_decoder(settings.latent_dim, data_shape, **size)
-        encoder = networks.conv_encoder(data_shape, **size)
-    return latent_model(decoder, likelihood), encoder
+        decoder = networks.conv_decoder(
+            settings.latent_dim, data_shape, width=settings.width, features=settings.features, activation=activation
+        )
+    return latent_model(decoder, likelihood), build_encoder(settings, data_shape)
+
+
+def build_encoder(settings: ModelConfig, data_shape: tuple[int, ...], width: int | None = None) -> Network:
+    """The encoder; given a `width` of its first layer, all others are widened by the same factor."""
+    if settings.architecture == "mlp":
+        hidden = settings.hidden
+        if width is not None:
+            hidden = tuple(max(1, round(units * width / hidden[0])) for units in hidden)
+        return networks.mlp(data_shape, hidden, activation=settings.activation)
+    first, features = settings.width, settings.features
+    if width is not None:
+        first, features = width, max(1, round(features * width / first))
+    return networks.conv_encoder(data_shape, width=first, features=features, activation=settings.activation)
 
 
 def build_method(config: Config, model: LatentModel, encoder: Network, *, num_data: int) -> InferenceMethod:

@@ -63,13 +63,16 @@ class Compare:
 
     run: tyro.conf.OmitArgPrefixes[Config] = field(default_factory=Config)
     methods: tuple[str, ...] = ()
-    """The methods (default: every one there is); NAME:setting=value:… sets a method's own settings."""
+    """The methods (default: every one there is); NAME:setting=value:… sets a method's own settings, and with a
+    dot the run's: vae:model.capacity=iaf, recmix:train.learning_rate=2e-3."""
     out: Path = Path("runs/compare")
     """Folder of the runs and the report."""
     config: Path | None = None
     """JSON file with settings; options given beside it win."""
     num_samples: tuple[int, ...] = (100, 1000)
     """Sample sizes K of the importance-weighted bounds."""
+    max_examples: int | None = None
+    """Use only the first so many test examples."""
 
 
 @dataclass(frozen=True)

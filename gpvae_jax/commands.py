@@ -6,6 +6,7 @@ import math
 import os
 import shlex
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,9 +60,24 @@ def use_compilation_cache() -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+LINE_SECONDS = 30.0  # between two lines of progress where the output is no terminal
+
+
+class Bars(Progress):
+    """Progress bars; where the output is a file or a pipe, a line every half minute instead."""
+
+    def update(self, task_id: TaskID, **fields: Any) -> None:
+        super().update(task_id, **fields)
+        now = time.monotonic()
+        if not self.console.is_terminal and now - getattr(self, "_last_line", -math.inf) > LINE_SECONDS:
+            self._last_line = now
+            task = self.tasks[task_id]
+            say(f"{task.description} {task.completed:g}/{task.total:g}  {task.fields['text']}")
+
+
 def bars() -> Progress:
     """A progress bar with the time left and a text of one's own."""
-    return Progress(
+    return Bars(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
@@ -204,19 +220,29 @@ def _finish_run(
     exists = (folder / "config.json").exists()
     run = runs.open_run(folder, data) if exists else runs.create(folder, settings, data)
     compare.same_settings(run, settings)
-    if not _evaluated(folder, command.num_samples):
+    if not _evaluated(run, command):
         step(0.0, "compiling")
         for record in runs.records(run, resume=True):
             step(0.8 * record.epoch / settings.train.epochs, progress_text(record))
         step(0.8, "evaluating")
-        evaluate_run(run, num_samples=command.num_samples)
+        count = len(run.setup.dataset.test[: command.max_examples]) * (settings.train.num_seeds or 1)
+        evaluate_run(
+            run,
+            num_samples=command.num_samples,
+            max_examples=command.max_examples,
+            progress=lambda done: step(0.8 + 0.2 * done / count, "evaluating"),
+        )
     step(1.0, "done")
     return run
 
 
-def _evaluated(folder: Path, num_samples: tuple[int, ...]) -> bool:
-    path = folder / "results.json"
-    return path.is_file() and json.loads(path.read_text())["num_samples"] == list(num_samples)
+def _evaluated(run: runs.Run, command: cli.Compare) -> bool:
+    path = run.folder / "results.json"
+    if not path.is_file():
+        return False
+    results = json.loads(path.read_text())
+    count = len(run.setup.dataset.test[: command.max_examples])
+    return (results["num_samples"], results["num_examples"]) == (list(command.num_samples), count)
 
 
 def sample_command(command: cli.Sample) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,19 +22,30 @@ SHOWN = 12  # examples in a row of pictures
 
 
 def configs(base: config.Config, methods: Sequence[str]) -> dict[str, config.Config]:
-    """A configuration per method; NAME:setting=value:… gives a method settings of its own."""
+    """A configuration per method from labels NAME:setting=value:…
+
+    A setting of its own is the method's, or with a dot in its name the run's, as in vae:model.capacity=iaf. Raises
+    ValueError on a label named twice and on a run's setting that does not exist.
+    """
     if len(set(methods)) < len(methods):
         raise ValueError(f"Each method of a comparison is named once, got {', '.join(methods)}.")
     made = {}
     for label in methods:
         name, *settings = label.split(":")
-        made[label] = dataclasses.replace(base, method=name, settings=(*base.settings, *settings))
+        own = tuple(item for item in settings if not _of_run(item))
+        made[label] = dataclasses.replace(base, method=name, settings=(*base.settings, *own))
+        for item in filter(_of_run, settings):
+            made[label] = config.override(made[label], *item.partition("=")[::2])
     return made
+
+
+def _of_run(item: str) -> bool:
+    return "." in item.partition("=")[0]
 
 
 def folder_name(label: str) -> str:
     """A method's label as the name of its run folder."""
-    return label.replace(":", "-").replace("=", "-")
+    return re.sub(r"[^\w.]+", "-", label)
 
 
 def same_settings(run: runs.Run, wanted: config.Config) -> None:

@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import tyro
 
+from gpvae_jax.naming import unknown
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -46,6 +48,9 @@ class ModelConfig:
     """Units of the conv architecture's fully connected layer."""
     activation: str = "relu"
     """relu, tanh, gelu or silu."""
+    capacity: str | None = None
+    """Widen the encoder until the method's inference side has as many parameters as this method's, which is written
+    NAME or NAME,setting=value,…: what a method gains against a rival as large as itself."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,8 @@ class TrainConfig:
     seed: int = 0
     num_seeds: int | None = None
     """Train so many runs at once, in one vectorised program."""
+    start_from: str | None = None
+    """Folder of a trained run whose parameters this one starts from, seed by seed (by default from scratch)."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +108,27 @@ def from_dict(values: dict[str, Any]) -> Config:
     return _build(Config, values, "")
 
 
+def override(config: Config, name: str, text: str) -> Config:
+    """The configuration with one setting, named as in model.latent_dim or train.epochs, read from text.
+
+    The text is JSON where it can be, else the string itself. Raises ValueError where the name is unknown or the
+    value of another type.
+    """
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = text
+    values = to_dict(config)
+    group, _, last = name.rpartition(".")
+    inner = values
+    for part in group.split("."):
+        if not isinstance(inner.get(part), dict):
+            raise ValueError(unknown("group of settings", group, (n for n, v in values.items() if isinstance(v, dict))))
+        inner = inner[part]
+    inner[last] = value
+    return from_dict(values)
+
+
 def read(path: str | Path) -> Config:
     """Read a JSON file made by hand, or the `config.json` of a run folder."""
     path = Path(path)
@@ -116,8 +144,6 @@ def read(path: str | Path) -> Config:
 
 
 def _build(kind: type, values: dict[str, Any], prefix: str) -> Any:
-    from gpvae_jax.naming import unknown
-
     hints = typing.get_type_hints(kind)
     for name in values:
         if name not in hints:

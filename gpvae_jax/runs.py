@@ -24,6 +24,7 @@ from gpvae_jax import checkpoint, config, train
 from gpvae_jax.build import Setup, build
 from gpvae_jax.data import Dataset, load
 from gpvae_jax.types import Params
+from gpvae_jax.warm_start import warm_start
 
 PACKAGES = ("gpvae-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
 
@@ -60,6 +61,8 @@ def create(folder: Path, settings: config.Config, data: Dataset | None = None) -
         raise FileExistsError(f"{folder} already holds a run; continue it with --resume or choose another folder.")
     data = load_data(settings) if data is None else data
     setup = build(settings, data)
+    if settings.train.start_from is not None:
+        open_run(Path(settings.train.start_from))
     folder.mkdir(parents=True, exist_ok=True)
     record = {
         "config": config.to_dict(setup.config),
@@ -91,6 +94,8 @@ def records(run: Run, *, resume: bool = False, save_every: float = 30.0) -> Iter
     if resume and (run.folder / "last").is_dir():
         _, state = checkpoint.restore(run.folder / "last", _abstract_state(run))
     _cut_metrics(run.folder, 0 if state is None else int(np.max(state.epoch)))
+    if state is None and settings.start_from is not None:
+        state = _started_from(run, open_run(Path(settings.start_from)))
     key = jax.random.key(settings.seed) if state is None else None
     num_seeds = settings.num_seeds if state is None else None
     since_save, record = 0.0, None
@@ -118,6 +123,29 @@ def records(run: Run, *, resume: bool = False, save_every: float = 30.0) -> Iter
         finally:
             if record is not None and since_save:
                 _save(run, record.state)
+
+
+def _started_from(run: Run, trained: Run) -> train.TrainState:
+    """The first state of a run that starts from another's best parameters, each seed from its own or all from one."""
+    seeds, from_seeds = (r.setup.config.train.num_seeds for r in (run, trained))
+    if from_seeds not in (None, seeds):
+        raise ValueError(
+            f"{trained.folder} holds {from_seeds} seeds, so a run of {seeds or 1} cannot start from it; "
+            f"use --num-seeds {from_seeds}."
+        )
+    setup = run.setup
+
+    def first(key: Any, params: Params) -> train.TrainState:
+        state = setup.trainer.init(key, setup.data)
+        warm = warm_start(state.params, params, jax.random.fold_in(key, 1))
+        return setup.trainer.start(warm, state.key)
+
+    key = jax.random.key(setup.config.train.seed)
+    if seeds is None:
+        return jax.jit(first)(key, best_params(trained))
+    keys = train.seed_keys(key, seeds)
+    axes = (0, None if from_seeds is None else 0)
+    return jax.jit(jax.vmap(first, in_axes=axes))(keys, best_params(trained))
 
 
 def _save(run: Run, state: train.TrainState) -> None:

@@ -1,4 +1,4 @@
-"""Training as pure functions: `init`, `step` and `epoch` of a `Trainer`, and `fit`, a generator over epochs.
+"""Training as pure functions: `init`, `start`, `step` and `epoch` of a `Trainer`, and `fit`, a generator over epochs.
 
 An epoch is one compiled `lax.scan`; early stopping, the best parameters and the guard against non-finite losses
 are part of the carried state, so that a whole run, with its stopping rule, can be vmapped over seeds.
@@ -58,6 +58,7 @@ class Trainer(NamedTuple):
     """Pure functions; `fit` jits them, or jit and vmap them yourself."""
 
     init: Callable[[PRNGKeyArray, TrainingData], TrainState]
+    start: Callable[[Params, PRNGKeyArray], TrainState]  # a run from given parameters
     step: Callable[[TrainState, Array], tuple[TrainState, Metrics]]  # (state, raw batch [B, *D])
     epoch: Callable[[TrainState, TrainingData], tuple[TrainState, Metrics]]
     batch_size: int
@@ -95,14 +96,16 @@ def trainer(
 
     def init(key: PRNGKeyArray, data: TrainingData) -> TrainState:
         key_init, key_observe, key_run = jax.random.split(key, 3)
-        params = method.init(key_init, observation.train(key_observe, data.train[:INIT_EXAMPLES]))
+        return start(method.init(key_init, observation.train(key_observe, data.train[:INIT_EXAMPLES])), key_run)
+
+    def start(params: Params, key: PRNGKeyArray) -> TrainState:
         zero, none_yet = jnp.zeros((), jnp.int32), jnp.full((), -jnp.inf, jnp.result_type(float))
         average = None if ema_decay is None else params
         state = TrainState(
             params,
             average,
             optimizer.init(params),
-            key_run,
+            key,
             zero,
             zero,
             params,
@@ -154,7 +157,7 @@ def trainer(
             "failed_step": new.failed_step,
         }
 
-    return Trainer(init, step, epoch, batch_size)
+    return Trainer(init, start, step, epoch, batch_size)
 
 
 def _decay(ema_decay: float, step: Int[Array, ""]) -> Float[Array, ""]:
@@ -258,8 +261,12 @@ def _start(
         return jax.jit(trainer.init)(key, data), False
     if num_seeds < 1:
         raise ValueError(f"num_seeds must be at least 1, got {num_seeds}.")
-    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(num_seeds))
-    return jax.jit(jax.vmap(trainer.init, in_axes=(0, None)))(keys, data), True
+    return jax.jit(jax.vmap(trainer.init, in_axes=(0, None)))(seed_keys(key, num_seeds), data), True
+
+
+def seed_keys(key: PRNGKeyArray, num_seeds: int) -> PRNGKeyArray:
+    """The keys [R] of R runs: `key` folded with 0, 1, …"""
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(num_seeds))
 
 
 def _finished(state: TrainState) -> bool:

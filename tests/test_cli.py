@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpvae_jax import cli, commands
+from gpvae_jax import cli, commands, compare, runs
 from gpvae_jax.methods import METHODS
+from tests.cases import assert_close
 from tests.test_config import GREY
 
 SMALL = ["--hidden", "8", "--latent-dim", "2", "--batch-size", "8", "--epochs", "2"]
@@ -81,6 +82,36 @@ def test_compare_trains_once_and_reports(capsys: pytest.CaptureFixture[str], tmp
     assert "train.learning_rate = 0.001, but 0.5 was asked for" in error
 
 
+def test_labels_set_the_runs_settings_and_the_test_set_can_be_cut(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, data: str
+) -> None:
+    methods = ["vae", "vae:model.capacity=iaf,width=64", "iaf:width=64:train.learning_rate=2e-3"]
+    out = tmp_path / "compare"
+    arguments = ["compare", "--data", data, "--out", str(out), "--num-samples", "2", "--max-examples", "7", *SMALL]
+    assert gpvae(capsys, *arguments, "--methods", *methods)[0] == 0
+    results = [json.loads((out / compare.folder_name(m) / "results.json").read_text()) for m in methods]
+    assert [r["num_examples"] for r in results] == [7, 7, 7]
+    small, wide, rival = (r["num_params"]["inference"] for r in results)
+    assert small < wide
+    assert abs(wide - rival) < 0.1 * rival
+    assert len({r["num_params"]["model"] for r in results}) == 1
+    settings = json.loads((out / compare.folder_name(methods[2]) / "config.json").read_text())["config"]
+    assert settings["train"]["learning_rate"] == 2e-3
+
+
+def test_a_run_starts_from_another(capsys: pytest.CaptureFixture[str], tmp_path: Path, data: str) -> None:
+    base = ["train", "--data", data, *SMALL]
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert gpvae(capsys, *base, "--num-seeds", "2", "--out", str(first))[0] == 0
+    warm = [*base, "--method", "gpvae", "--learning-rate", "1e-9", "--start-from", str(first)]
+    assert gpvae(capsys, *warm, "--num-seeds", "2", "--out", str(second))[0] == 0
+    trained, started = (runs.best_params(runs.open_run(folder)) for folder in (first, second))
+    assert_close(started.model, trained.model, 1e-6)
+    assert_close(started.inference["base"], trained.inference, 1e-6)
+    status, _, error = gpvae(capsys, *warm, "--out", str(tmp_path / "third"))
+    assert (status, "use --num-seeds 2" in error) == (1, True)
+
+
 def test_config_file_supplies_defaults_and_options_win(tmp_path: Path) -> None:
     path = tmp_path / "settings.json"
     path.write_text(json.dumps({"method": "vae", "train": {"epochs": 7, "seed": 3}}))
@@ -110,6 +141,11 @@ def test_list_names_every_method_and_its_settings(
         (["sample", "nowhere"], "nowhere is not a run folder"),
         (["train", "--learning-rate", "-1"], "learning_rate must be above 0, got -1.0"),
         (["compare", "--methods", "vae", "vae"], "named once"),
+        (["compare", "--methods", "vae:train.epoch=3"], "did you mean 'train.epochs'?"),
+        (["compare", "--methods", "vae:training.epochs=3"], "did you mean 'train'?"),
+        (["compare", "--methods", "vae:train.epochs=many"], "must be int, got 'many'"),
+        (["train", "--capacity", "iff"], "Unknown method 'iff'; did you mean 'iaf'?"),
+        (["train", "--start-from", "nowhere"], "nowhere is not a run folder"),
     ],
 )
 def test_mistakes_are_one_sentence(

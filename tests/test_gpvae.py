@@ -11,7 +11,7 @@ import pytest
 
 from gpvae_jax.bounds import elbo, log_weights
 from gpvae_jax.gp_errors import redraw, uncertainty
-from gpvae_jax.methods.gpvae import as_gaussian, from_base, gpvae
+from gpvae_jax.methods.gpvae import as_gaussian, gpvae
 from gpvae_jax.methods.savi import savi
 from gpvae_jax.methods.vae import vae
 from gpvae_jax.networks import mlp
@@ -276,19 +276,6 @@ def test_frozen_parts_get_no_gradient(base):
             assert nonzero(grads.model) != freeze_model
             assert nonzero(grads.inference["mean"])
             assert nonzero(grads.inference["std"])
-
-
-def test_starts_from_a_trained_base():
-    plain, method = vae(small_model(), small_encoder()), make(start_variance=1e-30, learn_prior_scale=True)
-    trained = perturb(plain.init(KEY, BATCH_X), 5)
-    params = from_base(trained, method, jax.random.key(7), BATCH_X)
-    assert_close(params.model, trained.model, 0.0)
-    assert_close(params.inference["base"], trained.inference, 0.0)
-    fresh = method.init(jax.random.key(7), BATCH_X)
-    assert jax.tree.structure(params) == jax.tree.structure(fresh)
-    np.testing.assert_allclose(
-        method.posterior(params, KEY, BATCH_X)[0].mean, plain.posterior(trained, KEY, BATCH_X)[0].mean, rtol=1e-6
-    )
 
 
 def test_uncertainty_scores():

@@ -62,7 +62,7 @@ def gpvae(
     objective: "expected" (paper) or "marginal", the ELBO of the marginal posterior, never below it on average.
     num_samples: draws of z per example and step. quadrature: nodes over σ in the density.
     num_data: number N of training examples.
-    freeze_base, freeze_model: no gradient to the base's φ, to θ. After `from_base` this fits q(W, U) alone, on
+    freeze_base, freeze_model: no gradient to the base's φ, to θ. After a warm start this fits q(W, U) alone, on
        whatever array is trained on: held-out examples or `model.sample`, with num_data that array's length.
     white_noise: adds v(x) of the kernel τ² ψᵀψ' + v(x) δ(x, x') to both errors' variances. "expected" drives it
        to zero on the examples it sees; `gp_laplace` fits it by marginal likelihood.
@@ -120,15 +120,6 @@ def gpvae(
         return beta * kl - log_likelihood + weights, metrics
 
     return InferenceMethod(init, posterior, loss)
-
-
-def from_base(base_params: Params, method: InferenceMethod, key: PRNGKeyArray, x: Float[Array, "N *D"]) -> Params:
-    """Parameters of a `gpvae` that starts as a trained base, its θ and φ, with a fresh q(W, U) (derived).
-
-    method: the GPVAE; key and x as for its `init`. Works for any method that keeps its base's φ under "base".
-    """
-    fresh = method.init(key, x)
-    return Params(base_params.model, fresh.inference | {"base": base_params.inference})
 
 
 def as_gaussian(method: InferenceMethod) -> InferenceMethod:

@@ -1,0 +1,59 @@
+"""Start a method from trained parameters: θ, and every part of φ that the trained method has."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import PRNGKeyArray, PyTree
+
+from gpvae_jax.components import TRUNK, perturbed
+from gpvae_jax.types import Params
+
+PERTURBATION = 0.1  # of the components after the first, in units of each parameter array's standard deviation
+
+
+def warm_start(fresh: Params, trained: Params, key: PRNGKeyArray) -> Params:
+    """A method's own `fresh` start with all put in that another method's `trained` parameters can give (derived).
+
+    θ is the trained one. φ: a method over a base ("base" in φ) gets the trained φ as its base's; of a mixture every
+    component gets it, those after the first with noise (`components.perturbed`); a method whose φ extends the
+    trained one, such as a flow on a VAE, keeps its own for what is new. So a GPVAE, a flow or SAVI over a trained
+    VAE starts with the VAE's bound or close to it. Raises ValueError where the two do not fit.
+    """
+    _same_shapes(fresh.model, trained.model, "θ")
+    return Params(trained.model, _graft(fresh.inference, trained.inference, key))
+
+
+def _graft(fresh: Any, trained: Any, key: PRNGKeyArray) -> PyTree:
+    if "base" in fresh and "base" not in trained:
+        return fresh | {"base": _graft(fresh["base"], trained, key)}
+    if "components" in fresh and "components" not in trained:
+        return fresh | {"components": _spread(fresh["components"], trained, key)}
+    if missing := sorted(set(trained) - set(fresh)):
+        raise ValueError(
+            f"A warm start needs a method that extends the trained one, but it has no parameters {missing}, only "
+            f"{sorted(fresh)}; start from a run of its base method."
+        )
+    for name, value in trained.items():
+        _same_shapes(fresh[name], value, f"φ[{name!r}]")
+    return fresh | trained
+
+
+def _spread(stacked: Any, trained: Any, key: PRNGKeyArray) -> PyTree:
+    """The trained φ once per component; a trunk that all share stays single."""
+    trunk = jax.tree.map(jnp.shape, stacked.get(TRUNK)) == jax.tree.map(jnp.shape, trained.get(TRUNK))
+    own = {name: value for name, value in trained.items() if not (trunk and name == TRUNK)}
+    count = jax.tree.leaves({name: stacked[name] for name in own})[0].shape[0]
+    copies = [own] + [perturbed(jax.random.fold_in(key, m), own, PERTURBATION) for m in range(1, count)]
+    grafted = jax.tree.map(lambda *leaves: jnp.stack(leaves), *copies)
+    _same_shapes({name: stacked[name] for name in own}, grafted, "φ of the components")
+    return stacked | grafted | ({TRUNK: trained[TRUNK]} if trunk else {})
+
+
+def _same_shapes(fresh: PyTree, trained: PyTree, what: str) -> None:
+    wanted, got = jax.tree.map(jnp.shape, fresh), jax.tree.map(jnp.shape, trained)
+    if wanted != got:
+        raise ValueError(
+            f"A warm start needs networks of the same shapes, but {what} has {wanted} here and {got} in the trained "
+            "run; use the same model settings in both."
+        )
