@@ -172,7 +172,7 @@ def _draw_lines(axes: "Axes", blocks: list[_Block], places: list[np.ndarray], ce
 
     values = np.concatenate([block.examples for block in blocks]).astype(np.float64)
     finite = values[np.isfinite(values)]
-    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
+    low, high = (float(np.min(finite)), float(np.max(finite))) if finite.size else (0.0, 1.0)
     corners = np.concatenate(places)
     inner = np.linspace(0.06, 0.94, values.shape[1]) if values.shape[1] > 1 else np.array([0.5])
     heights = 0.92 - 0.84 * (values - low) / (high - low or 1.0)
