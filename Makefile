@@ -2,8 +2,6 @@
 PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
-# left out for their time: svi refines each example by hundreds of steps, vlae takes Jacobians in every step
-DEMO_METHODS := vae gpvae recmix mixture savi iaf householder iwae
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
@@ -25,7 +23,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 demo: $(INSTALLED)
 	@rm -rf runs/demo
-	$(BIN)/gpvae compare --config experiments/demo.json --out runs/demo --methods $(DEMO_METHODS)
+	$(BIN)/gpvae compare --config experiments/demo.json --out runs/demo
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"

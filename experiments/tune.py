@@ -3,10 +3,10 @@
     python -m experiments.tune --methods vae savi iaf
 
 A trial trains on MNIST (Bernoulli likelihood, dynamic binarisation, 20 latents, 400-400 networks; Adam with a cosine
-schedule, parameters averaged) for 12 epochs, a fifth of the main table's, and is judged by its IWAE-500 bound on 1,000 validation images; test data are never
-read. The first trial is the method's default, the others are drawn without replacement from the space below, always
-the same ones. A line per trial goes to experiments/results/tuning.jsonl; finished trials are not repeated.
-About two minutes (vae) to nine (savi) a method on one CPU core.
+schedule, parameters averaged) for 12 epochs, a fifth of the main table's, and is judged by its IWAE-500 bound on 1,000
+validation images; test data are never read. The first trial is the method's default, the others are drawn without
+replacement from the space below, always the same ones. A line per trial goes to experiments/results/tuning.jsonl;
+finished trials are not repeated. About two minutes (vae) to nine (savi) a method on one CPU core.
 """
 
 import dataclasses
@@ -107,7 +107,7 @@ def main(command: Tune) -> None:
         }
     )
     for method in command.methods:
-        for label, settings in compare.configs(base, trials(method)).items():
+        for label, settings in compare.configs(base, trials(method), RESULTS.parent).items():
             if label in done:
                 continue
             found = {"label": label, "train_images": command.train_images, "epochs": command.epochs}

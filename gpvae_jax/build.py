@@ -27,7 +27,7 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "sgd": optax.sgd,
 }
 SCHEDULES = ("constant", "cosine")
-POSITIVE = ("epochs", "batch_size", "learning_rate", "validation_samples")
+POSITIVE = ("batch_size", "learning_rate", "validation_samples")
 
 
 class Setup(NamedTuple):
@@ -216,6 +216,10 @@ def check_train(config: TrainConfig) -> None:
     for name in POSITIVE:
         if not getattr(config, name) > 0:
             raise ValueError(f"{name} must be above 0, got {getattr(config, name)}.")
+    if config.epochs < 1 and (config.epochs < 0 or config.start_from is None):
+        raise ValueError(
+            f"epochs must be above 0, got {config.epochs}; 0 is for a run that takes over what start_from has trained."
+        )
     for name in ("warmup_epochs", "beta_warmup_epochs", "beta"):
         if getattr(config, name) < 0:
             raise ValueError(f"{name} must not be negative, got {getattr(config, name)}.")

@@ -63,12 +63,13 @@ class Compare:
 
     run: tyro.conf.OmitArgPrefixes[Config] = field(default_factory=Config)
     methods: tuple[str, ...] = ()
-    """The methods (default: every one there is); NAME:setting=value:… sets a method's own settings, and with a
-    dot the run's: vae:model.capacity=iaf, recmix:train.learning_rate=2e-3."""
+    """The rows (default: the configuration file's, else every method): [TITLE=]NAME:setting=value:…, settings being the
+    method's own or, with a dot, the run's, as in wide=vae:model.capacity=iaf and slow=iaf:train.learning_rate=1e-4;
+    train.start_from=TITLE starts a row from an earlier one's trained parameters."""
     out: Path = Path("runs/compare")
     """Folder of the runs and the report."""
     config: Path | None = None
-    """JSON file with settings; options given beside it win."""
+    """JSON file with settings, and the rows under "methods"; options given beside it win."""
     num_samples: tuple[int, ...] = (100, 1000)
     """Sample sizes K of the importance-weighted bounds."""
     max_examples: int | None = None
@@ -142,7 +143,10 @@ def parse(arguments: list[str]) -> Any:
     if name not in COMMANDS:
         raise ValueError(unknown("command", name, COMMANDS))
     kind, path = COMMANDS[name], _config_file(rest)
-    default = kind(run=read(path)) if path is not None and kind in (Train, Compare) else None
+    default = None
+    if path is not None and kind in (Train, Compare):
+        settings, methods = read(path)
+        default = Compare(run=settings, methods=methods) if kind is Compare else kind(run=settings)
     return tyro.cli(kind, prog=f"gpvae {name}", args=rest, default=default)
 
 

@@ -189,7 +189,7 @@ def evaluate_command(command: cli.Evaluate) -> None:
 
 def compare_command(command: cli.Compare) -> None:
     """Train what is not yet trained, evaluate what is not yet evaluated, and write the report."""
-    wanted = compare.configs(command.run, command.methods or tuple(METHODS))
+    wanted = compare.configs(command.run, command.methods or tuple(METHODS), command.out)
     data = runs.load_data(command.run)
     wanted = {label: build.build(settings, data).config for label, settings in wanted.items()}  # all checked first
     compared = {}
@@ -202,7 +202,8 @@ def compare_command(command: cli.Compare) -> None:
         made, path = compare.report(command.out, compared, shlex.join(["gpvae", *sys.argv[1:]]))
         progress.update(task, text="")
     console.print(table(made, "rich"))
-    say(f"Report: {path}   the table as Markdown and CSV beside it, one run folder per method")
+    say(compare.conclusion(compared))
+    say(f"Report: {path}   the table as Markdown, CSV and LaTeX beside it, one run folder per method")
 
 
 STEPS = 100  # of the bar, per method: 80 for training, 20 for evaluation

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,29 +14,37 @@ import numpy as np
 
 from gpvae_jax import config, plots, runs
 from gpvae_jax.evaluate.latency import Latency, measure
+from gpvae_jax.evaluate.paired import holm, paired, verdict
 from gpvae_jax.evaluate.run import LATENCY_BATCH, latency_call, params_by_seed
 from gpvae_jax.likelihoods import bits_per_dim
-from gpvae_jax.report import CompareRow, Picture, estimate, table, write_report
+from gpvae_jax.report import CompareRow, Estimate, Picture, estimate, table, write_report
 from gpvae_jax.types import Params
 
 SHOWN = 12  # examples in a row of pictures
 
 
-def configs(base: config.Config, methods: Sequence[str]) -> dict[str, config.Config]:
-    """A configuration per method from labels NAME:setting=value:…
+def configs(base: config.Config, labels: Sequence[str], out: Path) -> dict[str, config.Config]:
+    """A configuration per row of the table from labels [TITLE=]NAME:setting=value:…, under their titles.
 
-    A setting of its own is the method's, or with a dot in its name the run's, as in vae:model.capacity=iaf. Raises
-    ValueError on a label named twice and on a run's setting that does not exist.
+    A setting is the method's own, or with a dot in its name the run's, as in wide=vae:model.capacity=iaf. A
+    train.start_from that is an earlier row's title means the run of that row, in `out`. Raises ValueError on a title
+    that comes twice and on a run's setting that does not exist.
     """
-    if len(set(methods)) < len(methods):
-        raise ValueError(f"Each method of a comparison is named once, got {', '.join(methods)}.")
-    made = {}
-    for label in methods:
-        name, *settings = label.split(":")
+    made: dict[str, config.Config] = {}
+    for label in labels:
+        head, *settings = label.split(":")
+        title, titled, name = head.partition("=")
+        title, name = (title, name) if titled else (label, head)
+        if title in made:
+            raise ValueError(f"Each row of a comparison is named once, but '{title}' comes twice.")
         own = tuple(item for item in settings if not _of_run(item))
-        made[label] = dataclasses.replace(base, method=name, settings=(*base.settings, *own))
+        wanted = dataclasses.replace(base, method=name, settings=(*base.settings, *own))
         for item in filter(_of_run, settings):
-            made[label] = config.override(made[label], *item.partition("=")[::2])
+            wanted = config.override(wanted, *item.partition("=")[::2])
+        if wanted.train.start_from in made:
+            start = str(out / folder_name(str(wanted.train.start_from)))
+            wanted = dataclasses.replace(wanted, train=dataclasses.replace(wanted.train, start_from=start))
+        made[title] = wanted
     return made
 
 
@@ -44,7 +53,7 @@ def _of_run(item: str) -> bool:
 
 
 def folder_name(label: str) -> str:
-    """A method's label as the name of its run folder."""
+    """A row's title as the name of its run folder."""
     return re.sub(r"[^\w.]+", "-", label)
 
 
@@ -71,13 +80,17 @@ def rows(compared: dict[str, runs.Run]) -> list[CompareRow]:
 
     Inference is timed here, all methods in turn, so that their ratios hold. Bounds average over seeds first.
     """
-    values = {name: _test_values(run) for name, run in compared.items()}
+    values = {name: test_values(run) for name, run in compared.items()}
+    bounds = _largest_bounds(values)
+    first, *others = bounds
+    gains = {name: paired(bounds[first], bounds[name]) for name in others}
+    p_values = dict(zip(others, holm([gain.p_value for gain in gains.values()]), strict=True))
     timings = latencies(compared)
     made: list[CompareRow] = []
     for name, run in compared.items():
-        results, of = json.loads((run.folder / "results.json").read_text()), values[name]
-        largest = max(results["num_samples"])
-        bound, first = of[f"iwae_{largest}"], values[next(iter(compared))][f"iwae_{largest}"]
+        results = json.loads((run.folder / "results.json").read_text())
+        of = {key: value.mean(axis=0) for key, value in values[name].items()}
+        gain, bound = gains.get(name), bounds[name].mean(axis=0)
         epochs = runs.history(run.folder)
         discrete = run.setup.likelihood.name == "discretized_logistic"
         made.append(
@@ -91,19 +104,32 @@ def rows(compared: dict[str, runs.Run]) -> list[CompareRow]:
                 iwae={k: estimate(of[f"iwae_{k}"]) for k in results["num_samples"]},
                 ess=float(of["ess"].mean()),
                 latency_ms=timings[name].median,
-                difference=estimate(bound - first) if made else None,
+                difference=None if gain is None else Estimate(gain.mean, gain.se),
+                difference_se_seeds=None if gain is None or math.isnan(gain.se_seeds) else gain.se_seeds,
+                p_value=None if gain is None else float(p_values[name]),
                 bits_per_dim=estimate(bits_per_dim(bound, run.setup.model.data_shape)) if discrete else None,
-                best_epoch=int(np.median(epochs[-1]["best_epoch"])),
+                best_epoch=int(np.median(epochs[-1]["best_epoch"])) if epochs else None,
                 latency_batch=results["latency_batch"],
             )
         )
     return made
 
 
-def _test_values(run: runs.Run) -> dict[str, np.ndarray]:
-    """Per-example test results [N], averaged over the run's seeds."""
+def test_values(run: runs.Run) -> dict[str, np.ndarray]:
+    """Per-example test results [R, N] of an evaluated run's R seeds."""
     with np.load(run.folder / "test.npz") as arrays:
-        return {name: arrays[name].astype(np.float64).mean(axis=0) for name in arrays.files}
+        return {name: arrays[name].astype(np.float64) for name in arrays.files}
+
+
+def _largest_bounds(values: dict[str, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The IWAE bounds [R, N] of the most samples."""
+    name = max((n for n in next(iter(values.values())) if n.startswith("iwae_")), key=lambda n: int(n[len("iwae_") :]))
+    return {method: of[name] for method, of in values.items()}
+
+
+def conclusion(compared: dict[str, runs.Run]) -> str:
+    """One sentence: which method has the highest bound, and from which others it cannot be told."""
+    return verdict(_largest_bounds({name: test_values(run) for name, run in compared.items()}), "test bound").sentence
 
 
 def latencies(compared: dict[str, runs.Run]) -> dict[str, Latency]:
@@ -114,7 +140,7 @@ def latencies(compared: dict[str, runs.Run]) -> dict[str, Latency]:
 def pictures(compared: dict[str, runs.Run], made: list[CompareRow]) -> list[Picture]:
     """The report's figures: learning curves, likelihood against time, reconstructions, prior samples."""
     styles = plots.method_styles(compared)
-    histories = {name: runs.history(run.folder) for name, run in compared.items()}
+    histories = {name: rows for name, run in compared.items() if (rows := runs.history(run.folder))}
     params = {name: params_by_seed(run)[0] for name, run in compared.items()}
     any_run = next(iter(compared.values()))
     x = test_images(any_run)
@@ -165,7 +191,7 @@ def draw(run: runs.Run, params: Params, count: int, *, seed: int) -> np.ndarray:
 
 
 def report(folder: Path, compared: dict[str, runs.Run], command: str) -> tuple[list[CompareRow], Path]:
-    """Write report.html, table.md and table.csv into `folder`; returns the rows and the report's path."""
+    """Write report.html, table.md, table.csv and table.tex into `folder`; returns the rows and the report's path."""
     made = rows(compared)
     path = write_report(
         folder / "report.html",
@@ -174,10 +200,11 @@ def report(folder: Path, compared: dict[str, runs.Run], command: str) -> tuple[l
         rows=made,
         pictures=pictures(compared, made),
         command=command,
-        notes=_notes(next(iter(compared.values()))),
+        notes=[conclusion(compared), *_notes(next(iter(compared.values())))],
     )
-    runs.write_text(folder / "table.md", table(made, "markdown"))
+    runs.write_text(folder / "table.md", table(made, "markdown") + f"\n{conclusion(compared)}\n")
     runs.write_text(folder / "table.csv", table(made, "csv"))
+    runs.write_text(folder / "table.tex", table(made, "latex"))
     return made, path
 
 

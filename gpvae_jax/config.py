@@ -58,6 +58,7 @@ class TrainConfig:
     """How it is trained."""
 
     epochs: int = 100
+    """With start_from it may be 0: another method's inference over parameters that are already trained."""
     batch_size: int = 128
     optimizer: str = "adam"
     """adam, adamw, adamax or sgd."""
@@ -129,8 +130,11 @@ def override(config: Config, name: str, text: str) -> Config:
     return from_dict(values)
 
 
-def read(path: str | Path) -> Config:
-    """Read a JSON file made by hand, or the `config.json` of a run folder."""
+def read(path: str | Path) -> tuple[Config, tuple[str, ...]]:
+    """Read a JSON file made by hand, or the `config.json` of a run folder.
+
+    Returns the configuration and the rows of a comparison that the file lists under "methods", often none.
+    """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no configuration file {path}; give the path of a JSON file.")
@@ -140,7 +144,9 @@ def read(path: str | Path) -> Config:
         raise ValueError(f"The configuration {path} is not valid JSON: {error}.") from error
     if not isinstance(values, dict):
         raise ValueError(f"The configuration {path} must hold a JSON object, got a {type(values).__name__}.")
-    return from_dict(values.get("config", values))
+    values = dict(values.get("config", values))
+    methods = _value(tuple[str, ...], values.pop("methods", []), "methods")
+    return from_dict(values), methods
 
 
 def _build(kind: type, values: dict[str, Any], prefix: str) -> Any:

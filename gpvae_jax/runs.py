@@ -44,7 +44,7 @@ def open_run(folder: Path, data: Dataset | None = None) -> Run:
     path = folder / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{folder} is not a run folder: it holds no config.json; give the folder of a run.")
-    settings = config.read(path)
+    settings, _ = config.read(path)
     recorded = json.loads(path.read_text())["data"]["checksum"]
     data = load_data(settings) if data is None else data
     if data.checksum != recorded:
@@ -96,6 +96,9 @@ def records(run: Run, *, resume: bool = False, save_every: float = 30.0) -> Iter
     _cut_metrics(run.folder, 0 if state is None else int(np.max(state.epoch)))
     if state is None and settings.start_from is not None:
         state = _started_from(run, open_run(Path(settings.start_from)))
+        if settings.epochs == 0:
+            (run.folder / "metrics.jsonl").touch()
+            _save(run, state)
     key = jax.random.key(settings.seed) if state is None else None
     num_seeds = settings.num_seeds if state is None else None
     since_save, record = 0.0, None

@@ -100,9 +100,7 @@ def test_a_key_decides_everything_and_progress_is_told():
 def test_double_precision_and_one_chain():
     with jax.enable_x64(True):
         x = jnp.asarray(X[:3])
-        found = ais(
-            MODEL, EXACT.theta(np.float64), x, jax.random.key(0), schedule=linear_schedule(50), num_chains=1
-        )
+        found = ais(MODEL, EXACT.theta(np.float64), x, jax.random.key(0), schedule=linear_schedule(50), num_chains=1)
     assert found.log_weights.dtype == np.float64
     assert np.all(np.isnan(found.standard_error))
     assert np.all(np.isfinite(found.log_evidence))

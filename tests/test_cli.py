@@ -85,18 +85,20 @@ def test_compare_trains_once_and_reports(capsys: pytest.CaptureFixture[str], tmp
 def test_labels_set_the_runs_settings_and_the_test_set_can_be_cut(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, data: str
 ) -> None:
-    methods = ["vae", "vae:model.capacity=iaf,width=64", "iaf:width=64:train.learning_rate=2e-3"]
-    out = tmp_path / "compare"
-    arguments = ["compare", "--data", data, "--out", str(out), "--num-samples", "2", "--max-examples", "7", *SMALL]
-    assert gpvae(capsys, *arguments, "--methods", *methods)[0] == 0
-    results = [json.loads((out / compare.folder_name(m) / "results.json").read_text()) for m in methods]
+    methods = ["vae", "wide=vae:model.capacity=iaf,width=64", "iaf:width=64:train.start_from=vae"]
+    out, settings = tmp_path / "compare", tmp_path / "settings.json"
+    settings.write_text(json.dumps({"methods": methods, "train": {"batch_size": 8, "epochs": 2}}))
+    arguments = ["compare", "--data", data, "--out", str(out), "--num-samples", "2", "--max-examples", "7"]
+    assert gpvae(capsys, *arguments, "--config", str(settings), *SMALL[:4])[0] == 0
+    titles = ["vae", "wide", "iaf:width=64:train.start_from=vae"]
+    results = [json.loads((out / compare.folder_name(title) / "results.json").read_text()) for title in titles]
     assert [r["num_examples"] for r in results] == [7, 7, 7]
     small, wide, rival = (r["num_params"]["inference"] for r in results)
     assert small < wide
     assert abs(wide - rival) < 0.1 * rival
     assert len({r["num_params"]["model"] for r in results}) == 1
-    settings = json.loads((out / compare.folder_name(methods[2]) / "config.json").read_text())["config"]
-    assert settings["train"]["learning_rate"] == 2e-3
+    recorded = json.loads((out / compare.folder_name(titles[2]) / "config.json").read_text())["config"]
+    assert recorded["train"]["start_from"] == str(out / "vae")
 
 
 def test_a_run_starts_from_another(capsys: pytest.CaptureFixture[str], tmp_path: Path, data: str) -> None:
@@ -140,7 +142,7 @@ def test_list_names_every_method_and_its_settings(
         (["evaluate", "nowhere"], "nowhere is not a run folder"),
         (["sample", "nowhere"], "nowhere is not a run folder"),
         (["train", "--learning-rate", "-1"], "learning_rate must be above 0, got -1.0"),
-        (["compare", "--methods", "vae", "vae"], "named once"),
+        (["compare", "--methods", "vae", "vae=iaf"], "named once, but 'vae' comes twice"),
         (["compare", "--methods", "vae:train.epoch=3"], "did you mean 'train.epochs'?"),
         (["compare", "--methods", "vae:training.epochs=3"], "did you mean 'train'?"),
         (["compare", "--methods", "vae:train.epochs=many"], "must be int, got 'many'"),
@@ -215,3 +217,17 @@ def test_tensorboard_writes_each_metric(tmp_path: Path, monkeypatch: pytest.Monk
     record = commands.train.Record(3, {"elbo": np.array([1.0, 2.0]), "kl": 0.5}, 0.1, None)
     write(record)
     assert written == [("elbo/0", 1.0, 3), ("elbo/1", 2.0, 3), ("kl", 0.5, 3)]
+
+
+def test_a_method_takes_over_what_another_has_trained(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, data: str
+) -> None:
+    out = tmp_path / "compare"
+    methods = ["vae", "savi", "more=savi:steps=3:train.start_from=savi:train.epochs=0"]
+    arguments = ["compare", "--data", data, "--out", str(out), "--num-samples", "2", *SMALL, "--methods", *methods]
+    for _ in range(2):  # the second time there is nothing left to do
+        assert gpvae(capsys, *arguments)[0] == 0
+        trained, taken = (runs.best_params(runs.open_run(out / name)) for name in ("savi", "more"))
+        assert_close(taken, trained, 0.0)
+    assert "significan" in (out / "table.md").read_text()
+    assert (out / "table.tex").read_text().count(r" \\") == 4

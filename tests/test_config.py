@@ -29,9 +29,9 @@ def test_json_round_trip(tmp_path: Path) -> None:
     wanted = small(settings=("num_samples=2",), train={"patience": 3, "learning_rate": 0.5})
     path = tmp_path / "settings.json"
     path.write_text(json.dumps(config.to_dict(wanted)))
-    assert config.read(path) == wanted
+    assert config.read(path) == (wanted, ())
     path.write_text(json.dumps({"config": config.to_dict(wanted), "environment": {}}))  # a run folder's config.json
-    assert config.read(path) == wanted
+    assert config.read(path) == (wanted, ())
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,27 @@ def test_csv_holds_the_numbers_unrounded():
     assert "bits_per_dim" not in lines[0]
 
 
+def test_latex_escapes_what_it_must_and_has_as_many_cells_in_each_line():
+    rows = [row("a_b & 5%"), row("$x$", difference=Estimate(-0.5, 0.1), difference_se_seeds=0.0123, p_value=1e-9)]
+    lines = table(rows, "latex").splitlines()
+    assert len({line.count(" & ") for line in lines if line.endswith(r"\\")}) == 1
+    assert lines[4].startswith(r"a\_b \& 5\% & 433,152 &")
+    assert r"\$x\$ &" in lines[5]
+    assert r"$-$0.50 $\pm$ 0.10 & $\pm$ 0.012 & $<$ 0.001 &" in lines[5]
+    assert "−" not in "".join(lines)
+
+
+def test_a_differences_confidence_is_shown_where_it_is_known():
+    plain = table(five(), "markdown").splitlines()[0]
+    assert "over seeds" not in plain
+    assert "| p |" not in plain
+    rows = [row(), row("iaf", difference=Estimate(0.5, 0.1), difference_se_seeds=0.2, p_value=0.0421)]
+    lines = table(rows, "markdown").splitlines()
+    assert "| ± over seeds | p |" in lines[0]
+    assert "| – | – |" in lines[2]
+    assert "| ± 0.20 | 0.042 |" in lines[3]
+
+
 def test_markdown_has_a_line_per_method_and_as_many_cells_in_each():
     lines = table(five(), "markdown").splitlines()
     assert len(lines) == 2 + 5

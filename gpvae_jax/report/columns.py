@@ -26,6 +26,12 @@ _DIFFERENCE = (
     "The method's IWAE-{count} less that of {first}, example by example on the same test examples. Above zero is "
     "better; less than about two standard errors from zero may be chance."
 )
+SMALLEST_P = 1e-3  # shown; below it only that it is below
+_SEEDS = "Standard error of that difference over the seeds of training, both methods' added."
+_P_VALUE = (
+    "Chance of a difference at least this clear, were there none: Wilcoxon signed-rank test over test examples, seeds "
+    "averaged, corrected for the number of rows (Holm)."
+)
 _BITS = "−IWAE-{count} in bits, per dimension of x. Lower is better."
 _LATENCY = (
     "Milliseconds to infer q(z|x) for a batch of {batch} examples, and how many times that of {first}. Lower is better."
@@ -66,10 +72,26 @@ def columns(rows: Sequence[CompareRow]) -> list[Column]:
         title, meaning = f"IWAE-{largest} over {names[0]}", _DIFFERENCE.format(count=largest, first=names[0])
         values = [row.difference for row in rows]
         result.append(_estimates(title, "gain on\nfirst", "difference", meaning, values, signed=True))
+        result.extend(_confidence(rows))
     if any(row.bits_per_dim is not None for row in rows):
         title, meaning = "Bits per dimension", _BITS.format(count=largest)
         result.append(_estimates(title, "bits\n/dim", "bits_per_dim", meaning, [row.bits_per_dim for row in rows]))
     return [*result, *_times(rows)]
+
+
+def _confidence(rows: Sequence[CompareRow]) -> list[Column]:
+    """How sure the difference is: over training seeds, and by a test over examples."""
+    result = []
+    seeds = [row.difference_se_seeds for row in rows]
+    if any(error is not None for error in seeds):
+        texts = ["–" if error is None else f"± {_significant(error, 2)}" for error in seeds]
+        numbers: dict[str, list[Any]] = {"difference_se_seeds": seeds}
+        result.append(Column("± over seeds", "± over\nseeds", _SEEDS, texts, [""] * len(rows), numbers))
+    p_values = [row.p_value for row in rows]
+    if any(p is not None for p in p_values):
+        texts = ["< 0.001" if p is not None and p < SMALLEST_P else _fixed(p, 3) for p in p_values]
+        result.append(_plain("p", "p", "p_value", _P_VALUE, texts, p_values))
+    return result
 
 
 def _bounds(rows: Sequence[CompareRow]) -> list[Column]:

@@ -31,6 +31,8 @@ class CompareRow(NamedTuple):
     ess: float  # mean effective sample size of the largest K
     latency_ms: float | None  # to infer q(z|x) of one batch; None where it was not measured
     difference: Estimate | None = None  # IWAE of the largest K, less the first row's, paired; None in the first row
+    difference_se_seeds: float | None = None  # its standard error over training seeds; None for one seed
+    p_value: float | None = None  # of the difference: Wilcoxon over examples, corrected for the number of rows
     bits_per_dim: Estimate | None = None  # of the IWAE of the largest K, for discrete data
     best_epoch: int | None = None  # the epoch whose parameters were evaluated
     latency_batch: int = 128  # examples in the batch that was timed

@@ -1,4 +1,4 @@
-"""A comparison as a table: Markdown, CSV, or for the terminal."""
+"""A comparison as a table: Markdown, CSV, LaTeX, or for the terminal."""
 
 import csv
 import io
@@ -13,22 +13,24 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _TERMINAL = 100  # columns that the table is laid out for
-FORMATS = ("markdown", "csv", "rich")
+FORMATS = ("markdown", "csv", "latex", "rich")
 
 
 @overload
-def table(rows: Sequence[CompareRow], format: Literal["markdown", "csv"]) -> str: ...
+def table(rows: Sequence[CompareRow], format: Literal["markdown", "csv", "latex"]) -> str: ...
 @overload
 def table(rows: Sequence[CompareRow], format: Literal["rich"]) -> "Table": ...
 def table(rows: Sequence[CompareRow], format: str) -> "str | Table":
-    """The comparison as text ("markdown", "csv") or as a table for the terminal ("rich").
+    """The comparison as text ("markdown", "csv", "latex") or as a table for the terminal ("rich").
 
-    CSV holds unrounded numbers, the standard errors in columns of their own, nothing where a value is unknown.
+    LaTeX needs the package booktabs. CSV holds unrounded numbers, the standard errors in columns of their own, nothing
+    where a value is unknown.
     Raises ValueError on another format or where the rows cannot be compared.
     """
     writers: dict[str, Callable[[Sequence[CompareRow]], str | Table]] = {
         "markdown": _markdown,
         "csv": _csv,
+        "latex": _latex,
         "rich": _rich,
     }
     if format not in writers:
@@ -51,6 +53,29 @@ def _csv(rows: Sequence[CompareRow]) -> str:
     writer.writerow(numbers)
     writer.writerows(zip(*numbers.values(), strict=True))
     return buffer.getvalue()
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "±": r"$\pm$",
+    "−": "$-$",
+    "–": "--",
+    "×": r"$\times$",
+    "∞": r"$\infty$",
+    "<": "$<$",
+} | {character: f"\\{character}" for character in "&%$#_{}"}
+
+
+def _latex(rows: Sequence[CompareRow]) -> str:
+    shown = columns(rows)
+    cells = [[f"{text} {aside}".strip() for text, aside in zip(c.texts, c.asides, strict=True)] for c in shown]
+    escape = str.maketrans(_LATEX)
+    head, *body = [
+        " & ".join(cell.translate(escape) for cell in line) + r" \\"
+        for line in [[column.title for column in shown], *zip(*cells, strict=True)]
+    ]
+    start = r"\begin{tabular}{l" + "r" * (len(shown) - 1) + "}"
+    return "\n".join([start, r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
 def _rich(rows: Sequence[CompareRow]) -> "Table":
