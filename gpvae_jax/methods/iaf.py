@@ -20,7 +20,7 @@ def iaf(
     encoder: Network,
     *,
     steps: int = 2,
-    width: int = 256,
+    width: int = 512,
     layers: int = 1,
     gate_bias: float = 2.0,
     num_samples: int = 1,
