@@ -11,7 +11,7 @@ def iwae(
     *,
     base: InferenceMethod | None = None,
     num_samples: int = 5,
-    doubly_reparameterized: bool = False,
+    doubly_reparameterized: bool = True,
 ) -> InferenceMethod:
     """`objectives.iwae_trained` of a method, `vae` by default: its posterior and its φ, the K-sample bound as loss.
 

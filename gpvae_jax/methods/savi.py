@@ -20,13 +20,13 @@ def savi(
     *,
     base: InferenceMethod | None = None,
     steps: int = 2,
-    step_size: float = 0.1,
-    learn_step_size: bool = False,
+    step_size: float = 0.3,
+    learn_step_size: bool = True,
     clip_norm: float = 5.0,
     first_order: bool = False,
     remat: bool = False,
     inner: optax.GradientTransformation | None = None,
-    inner_samples: int = 1,
+    inner_samples: int = 2,
     num_samples: int = 1,
 ) -> InferenceMethod:
     """K steps λ ← λ + η g(λ), g = ∇_λ L(λ; x) clipped, on λ = (mean, log σ) of each example; trained through them.
