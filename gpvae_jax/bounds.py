@@ -44,20 +44,70 @@ def effective_sample_size(log_w: Float[Array, "S B"]) -> Float[Array, " B"]:
     return jnp.exp(2 * jax.nn.logsumexp(log_w, axis=0) - jax.nn.logsumexp(2 * log_w, axis=0))
 
 
+def tail_length(num_samples: int) -> int:
+    """Weights of S in the tail that a Pareto distribution is fitted to: min(S/5, 3√S) (Vehtari et al. 2024)."""
+    return min(num_samples // 5, math.ceil(3 * math.sqrt(num_samples)))
+
+
+def pareto_k(log_w: Float[Array, "S B"]) -> Float[Array, " B"]:
+    """k̂, the shape of the generalised Pareto distribution of the largest weights (Vehtari et al. 2024).
+
+    Weights have 1/k finite moments: below 0.5 the estimate of p(x) has finite variance, below 0.7 it can be relied on
+    at practical sample sizes, above it an IWAE bound is far from its limit and its effective sample size misleads.
+    NaN where the tail has fewer than 5 weights (S below 25), ∞ where only one weight counts, −∞ where the largest are
+    equal, as they are for the exact posterior.
+    """
+    largest, _ = jax.lax.top_k(log_w.T, min(tail_length(log_w.shape[0]) + 1, log_w.shape[0]))
+    return _pareto_k_of_tail(largest)
+
+
+def _pareto_k_of_tail(largest: Float[Array, "B T1"]) -> Float[Array, " B"]:
+    """k̂ from the T + 1 largest log-weights, in falling order; the last one is the threshold."""
+    count = largest.shape[1] - 1
+    if count < MIN_TAIL:
+        return jnp.full(largest.shape[:1], jnp.nan, largest.dtype)
+    relative = jnp.exp(largest - largest[:, :1])
+    excess = relative[:, :-1] - relative[:, -1:]  # falling
+    # Zhang & Stephens (2009): an average over a grid of scales, weighted by the profile likelihood
+    size = 30 + int(math.sqrt(count))
+    grid = 1 - jnp.sqrt(size / (jnp.arange(size, dtype=largest.dtype) + 0.5))
+    quartile = excess[:, count - int(count / 4 + 0.5)]
+    scale = grid[None] / (3 * quartile[:, None]) + 1 / excess[:, :1]  # [B, G]
+
+    def shape_at(scale: Float[Array, "B G"]) -> Float[Array, "B G"]:
+        return jnp.mean(jnp.log1p(-scale[:, :, None] * excess[:, None, :]), axis=-1)
+
+    shapes = shape_at(scale)
+    log_likelihood = count * (jnp.log(-scale / shapes) - shapes - 1)
+    weights = jax.nn.softmax(log_likelihood, axis=1)
+    k = shape_at(jnp.sum(weights * scale, axis=1, keepdims=True))[:, 0]
+    # a weak prior, ten observations at 0.5, steadies short tails
+    k = (count * k + 5) / (count + 10)
+    k = jnp.where(quartile > 0, k, jnp.full_like(k, jnp.inf))
+    return jnp.where(excess[:, 0] > EQUAL, k, jnp.full_like(k, -jnp.inf))
+
+
+MIN_TAIL = 5  # weights
+EQUAL = 1e-3  # of the largest weight: a tail that differs by less has no shape in single precision
+MERGE = 32  # chunks that wait for one search of the largest weights, which costs as much as many small chunks
+
+
 class Importance(NamedTuple):
     """Per-example results of `importance`, all from the same K samples."""
 
     elbo: Float[Array, " B"]  # nats
     iwae: Float[Array, " B"]  # nats, K samples
     ess: Float[Array, " B"]  # effective sample size of the K
+    pareto_k: Float[Array, " B"]  # see `pareto_k`
 
 
 class _Running(NamedTuple):
-    """What a stream of log-weights is reduced to: Σ log w, log Σ w, log Σ w²."""
+    """What a stream of log-weights is reduced to: Σ log w, log Σ w, log Σ w², and the largest log w."""
 
     total: Float[Array, " B"]
     log_sum: Float[Array, " B"]
     log_sum_squares: Float[Array, " B"]
+    largest: Float[Array, "B T1"]  # in falling order
 
 
 def importance(
@@ -66,7 +116,7 @@ def importance(
     num_samples: int,
     chunk_size: int,
 ) -> Importance:
-    """ELBO, IWAE-K and effective sample size from K = `num_samples` log-weights, `chunk_size` at a time.
+    """ELBO, IWAE-K, effective sample size and k̂ from K = `num_samples` log-weights, `chunk_size` at a time.
 
     `draw(key, n)` returns fresh log-weights [n, B]; memory is that of one chunk whatever K. The chunks are joined
     by streaming logsumexp, so the result is the one-shot result up to rounding.
@@ -77,21 +127,40 @@ def importance(
             running.total + jnp.sum(log_w, axis=0),
             jnp.logaddexp(running.log_sum, jax.nn.logsumexp(log_w, axis=0)),
             jnp.logaddexp(running.log_sum_squares, jax.nn.logsumexp(2 * log_w, axis=0)),
+            running.largest,
         )
 
-    def body(running: _Running, index: Array) -> tuple[_Running, None]:
-        return add(running, draw(jax.random.fold_in(key, index), chunk_size)), None
+    def merge(largest: Array, log_w: Array) -> Array:
+        return jax.lax.top_k(jnp.concatenate([largest, log_w.T], axis=1), tail)[0]
+
+    def body(carry: tuple[_Running, Array], index: Array) -> tuple[tuple[_Running, Array], None]:
+        running, waiting = carry
+        log_w = draw(jax.random.fold_in(key, index), chunk_size)
+        running, waiting = add(running, log_w), waiting.at[index % MERGE].set(log_w)
+
+        def merged() -> tuple[Array, Array]:
+            largest = merge(running.largest, waiting.reshape(-1, waiting.shape[-1]))
+            return largest, jnp.full_like(waiting, -jnp.inf)
+
+        largest, waiting = jax.lax.cond(index % MERGE == MERGE - 1, merged, lambda: (running.largest, waiting))
+        return (running._replace(largest=largest), waiting), None
 
     chunks, rest = divmod(num_samples, chunk_size)
     shape = jax.eval_shape(lambda k: draw(k, 1), key)
     nothing = jnp.full(shape.shape[1:], -jnp.inf, shape.dtype)
-    running = _Running(jnp.zeros_like(nothing), nothing, nothing)
+    tail = tail_length(num_samples) + 1
+    unfilled = jnp.full((*nothing.shape, tail), -jnp.inf, shape.dtype)
+    running = _Running(jnp.zeros_like(nothing), nothing, nothing, unfilled)
     if chunks:
-        running, _ = jax.lax.scan(body, running, jnp.arange(chunks))
+        waiting = jnp.full((MERGE, chunk_size, *nothing.shape), -jnp.inf, shape.dtype)
+        (running, waiting), _ = jax.lax.scan(body, (running, waiting), jnp.arange(chunks))
+        running = running._replace(largest=merge(running.largest, waiting.reshape(-1, *nothing.shape)))
     if rest:
-        running = add(running, draw(jax.random.fold_in(key, chunks), rest))
+        log_w = draw(jax.random.fold_in(key, chunks), rest)
+        running = add(running, log_w)._replace(largest=merge(running.largest, log_w))
     return Importance(
         elbo=running.total / num_samples,
         iwae=running.log_sum - math.log(num_samples),
         ess=jnp.exp(2 * running.log_sum - running.log_sum_squares),
+        pareto_k=_pareto_k_of_tail(running.largest),
     )

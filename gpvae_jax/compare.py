@@ -103,6 +103,7 @@ def rows(compared: dict[str, runs.Run]) -> list[CompareRow]:
                 elbo=estimate(of["elbo"]),
                 iwae={k: estimate(of[f"iwae_{k}"]) for k in results["num_samples"]},
                 ess=float(of["ess"].mean()),
+                untrusted=results.get("untrusted"),
                 latency_ms=timings[name].median,
                 difference=None if gain is None else Estimate(gain.mean, gain.se),
                 difference_se_seeds=None if gain is None or math.isnan(gain.se_seeds) else gain.se_seeds,

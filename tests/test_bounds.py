@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
-from gpvae_jax.bounds import effective_sample_size, elbo, importance, iwae, log_weights
+from gpvae_jax.bounds import effective_sample_size, elbo, importance, iwae, log_weights, pareto_k
 from tests.exact import latent_model, random_model
 
 RNG = np.random.default_rng(0)
@@ -57,6 +58,34 @@ def test_both_extremes_together_stay_finite():
     np.testing.assert_allclose(iwae(log_w), [1e4 - np.log(2)], rtol=1e-6)
     np.testing.assert_allclose(effective_sample_size(log_w), [1], rtol=1e-3)
     assert np.isfinite(jax.grad(lambda w: iwae(w).sum())(log_w)).all()
+
+
+@pytest.mark.parametrize("k", [0.0, 0.3, 0.5, 0.7, 1.0, 1.5])
+def test_pareto_k_of_weights_whose_tail_is_known(k):
+    weights = stats.genpareto(k).rvs((4000, 300), random_state=np.random.default_rng(2))
+    found = np.asarray(pareto_k(jnp.asarray(np.log(weights), jnp.float32)))
+    count = 3 * 4000**0.5
+    spread = (1 + k) / np.sqrt(count)  # the estimator's asymptotic standard deviation
+    prior = 10 * (0.5 - k) / (count + 10)  # of its pull towards one half
+    assert abs(found.mean() - k - prior) < 5 * spread / np.sqrt(300) + 0.02
+    assert 0.6 * spread < found.std() < 1.4 * spread
+    several = np.sort(weights[:, :5], axis=0)[::-1][: int(np.ceil(count)) + 1]
+    reference = [stats.genpareto.fit(w[:-1] - w[-1], floc=0)[0] for w in several.T]
+    np.testing.assert_allclose(found[:5], reference, atol=0.12)
+
+
+def test_pareto_k_at_the_limits():
+    normal = jnp.asarray(RNG.standard_normal((20, 3)), jnp.float32)
+    assert np.isnan(pareto_k(normal)).all()  # too few to fit
+    single = jnp.full((1000, 2), -1e4).at[7].set(0.0)
+    assert np.isposinf(pareto_k(single)).all()
+    wide = jnp.asarray(RNG.normal(0, 30, (1000, 4)), jnp.float32)
+    assert (np.asarray(pareto_k(wide)) > 0.7).all()
+    shifted = jnp.asarray(RNG.normal(-1e3, 1, (1000, 4)), jnp.float32)
+    np.testing.assert_allclose(pareto_k(shifted), pareto_k(shifted + 1e3), atol=0.02)
+    equal = jnp.asarray(RNG.normal(-100, 1e-5, (1000, 2)), jnp.float32)
+    assert np.isneginf(pareto_k(equal)).all()
+    assert np.isneginf(pareto_k(jnp.zeros((1000, 2)))).all()
 
 
 def test_log_weights_are_the_three_densities():

@@ -28,11 +28,11 @@ def importance_bounds(
     batch_size: int = 128,
     progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, np.ndarray]:
-    """ELBO, IWAE-K for each K of `num_samples`, and the effective sample size, of every example of raw[N, *D].
+    """ELBO, IWAE-K for each K of `num_samples`, effective sample size and Pareto k̂, of every example of raw[N, *D].
 
-    Returns float arrays [N]: `elbo` and `ess` from the largest K, and `iwae_K`; nats per example. `observe` turns
-    stored values into the x of the likelihood. Example n's noise is a function of `key` and n's batch alone, so
-    methods evaluated with one key are paired. `progress` is called with the number of examples done.
+    Returns float arrays [N]: `elbo`, `ess` and `pareto_k` from the largest K, and `iwae_K`; nats per example.
+    `observe` turns stored values into the x of the likelihood. Example n's noise is a function of `key` and n's batch
+    alone, so methods evaluated with one key are paired. `progress` is called with the number of examples done.
     """
     if len(raw) == 0 or not num_samples or min(num_samples) < 1:
         raise ValueError(
@@ -57,7 +57,7 @@ def importance_bounds(
             )
             results[f"iwae_{count}"] = estimate.iwae
             if count == largest:
-                results |= {"elbo": estimate.elbo, "ess": estimate.ess}
+                results |= {"elbo": estimate.elbo, "ess": estimate.ess, "pareto_k": estimate.pareto_k}
         return results
 
     batch_size = min(batch_size, len(raw))

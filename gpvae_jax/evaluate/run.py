@@ -14,6 +14,7 @@ from gpvae_jax.networks import num_params
 from gpvae_jax.report import estimate
 from gpvae_jax.types import Params
 
+TRUSTED_K = 0.7  # largest Pareto k̂ at which an importance estimate can be relied on (Vehtari et al. 2024)
 LATENCY_BATCH = 128  # the papers' batch for inference times
 
 
@@ -57,7 +58,8 @@ def evaluate_run(
         "num_examples": len(raw),
         "num_seeds": len(each),
         "seed": seed,
-        "test": {name: summary(value) for name, value in arrays.items()},
+        "test": {name: summary(value) for name, value in arrays.items() if name != "pareto_k"},
+        "untrusted": untrusted(arrays["pareto_k"]),
         "latency_batch": min(LATENCY_BATCH, len(setup.dataset.test)),
         "latency_ms": measure({"inference": call})["inference"]._asdict(),
         "num_params": {"model": num_params(each[0].model), "inference": num_params(each[0].inference)},
@@ -82,6 +84,11 @@ def latency_call(run: runs.Run, params: Params) -> tuple[Callable[..., Any], tup
     """The function and arguments that `measure` times for this run: inference on a batch of observed test data."""
     x = jax.jit(run.setup.observation.evaluate)(run.setup.dataset.test[:LATENCY_BATCH])
     return inference_call(run.setup.method), (params, jax.random.key(0), x)
+
+
+def untrusted(pareto_k: np.ndarray) -> float | None:
+    """Share of the estimates whose Pareto k̂ is above 0.7; None where there were too few samples to tell."""
+    return None if np.isnan(pareto_k).any() else float(np.mean(pareto_k > TRUSTED_K))
 
 
 def summary(values: np.ndarray) -> dict[str, float]:

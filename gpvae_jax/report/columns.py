@@ -22,6 +22,10 @@ _ESS = (
     "Effective sample size: how many of the {count} weighted samples count, from 1 to {count}, mean over test "
     "examples. Higher is better; close to 1, the IWAE bound leans on single samples."
 )
+_UNTRUSTED = (
+    " In brackets, the share of the examples whose weights have so heavy a tail (Pareto k̂ above 0.7) that the bound is "
+    "far from its limit, and neither it nor this number can be relied on."
+)
 _DIFFERENCE = (
     "The method's IWAE-{count} less that of {first}, example by example on the same test examples. Above zero is "
     "better; less than about two standard errors from zero may be chance."
@@ -63,10 +67,7 @@ def columns(rows: Sequence[CompareRow]) -> list[Column]:
         ),
         _epochs(rows),
         *_bounds(rows),
-        _plain(
-            f"ESS of {largest}", f"ESS of\n{largest}", "ess", _ESS.format(count=f"{largest:,}"),
-            [_significant(row.ess) for row in rows], [row.ess for row in rows],
-        ),
+        _effective(rows, largest),
     ]  # fmt: skip
     if len(rows) > 1:
         title, meaning = f"IWAE-{largest} over {names[0]}", _DIFFERENCE.format(count=largest, first=names[0])
@@ -77,6 +78,20 @@ def columns(rows: Sequence[CompareRow]) -> list[Column]:
         title, meaning = "Bits per dimension", _BITS.format(count=largest)
         result.append(_estimates(title, "bits\n/dim", "bits_per_dim", meaning, [row.bits_per_dim for row in rows]))
     return [*result, *_times(rows)]
+
+
+def _effective(rows: Sequence[CompareRow], largest: int) -> Column:
+    """Effective sample size, and beside it the share of the examples whose bound cannot be relied on."""
+    meaning = _ESS.format(count=f"{largest:,}")
+    numbers: dict[str, list[Any]] = {"ess": [row.ess for row in rows]}
+    asides = [""] * len(rows)
+    if any(row.untrusted is not None for row in rows):
+        meaning += _UNTRUSTED
+        asides = ["" if row.untrusted is None else f"({_significant(100 * row.untrusted, 2)} %)" for row in rows]
+        numbers["untrusted"] = [row.untrusted for row in rows]
+    return Column(
+        f"ESS of {largest}", f"ESS of\n{largest}", meaning, [_significant(row.ess) for row in rows], asides, numbers
+    )
 
 
 def _confidence(rows: Sequence[CompareRow]) -> list[Column]:

@@ -34,6 +34,7 @@ class CompareRow(NamedTuple):
     difference_se_seeds: float | None = None  # its standard error over training seeds; None for one seed
     p_value: float | None = None  # of the difference: Wilcoxon over examples, corrected for the number of rows
     bits_per_dim: Estimate | None = None  # of the IWAE of the largest K, for discrete data
+    untrusted: float | None = None  # share of the examples with a Pareto k̂ above 0.7 at the largest K
     best_epoch: int | None = None  # the epoch whose parameters were evaluated
     latency_batch: int = 128  # examples in the batch that was timed
 
