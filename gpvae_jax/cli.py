@@ -42,14 +42,24 @@ class Train:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Evaluate a trained run on its test set: ELBO, importance-weighted bounds, effective sample size, latency."""
+    """Evaluate a trained run on its test set: bounds, latency; and annealed evidence, gaps and uncertainty if asked."""
 
     run: tyro.conf.Positional[Path]
     """The run folder; nothing else needs to be repeated."""
     num_samples: tuple[int, ...] = (100, 5000)
     """Sample sizes K of the importance-weighted bounds."""
+    estimators: tuple[str, ...] = ("iwae",)
+    """iwae: ELBO, IWAE-K, effective sample size, Pareto k̂; ais: annealed importance sampling; gaps: approximation and
+    amortization gap by per-example optimisation; uncertainty: does a score predict the amortization gap. All but the
+    first are slow, keep what they have, and go on from it."""
     max_examples: int | None = None
     """Use only the first so many test examples."""
+    slow_examples: int = 100
+    """Test examples of the slow estimators."""
+    temperatures: int = 1000
+    """Temperatures of annealed importance sampling."""
+    chains: int = 16
+    """Its chains per example."""
     seed: int = 0
     """Seed of the evaluation's noise; equal seeds pair methods per example."""
 

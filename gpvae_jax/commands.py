@@ -1,5 +1,6 @@
 """What the commands do: the only room that prints, and the only one with progress bars."""
 
+import contextlib
 import functools
 import json
 import math
@@ -7,7 +8,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,11 @@ from rich.progress import (
 from gpvae_jax import build, cli, compare, plots, runs, train
 from gpvae_jax.config import Config
 from gpvae_jax.data import DATASETS, Dataset
-from gpvae_jax.evaluate.run import evaluate_run, params_by_seed
+from gpvae_jax.evaluate import slow
+from gpvae_jax.evaluate.run import evaluate_run, params_by_seed, summary
 from gpvae_jax.likelihoods import LIKELIHOODS
 from gpvae_jax.methods import METHODS
+from gpvae_jax.naming import unknown
 from gpvae_jax.observation import BINARIZATIONS
 from gpvae_jax.report import png, table
 
@@ -60,6 +63,7 @@ def use_compilation_cache() -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+STEPS = 100  # of a bar for one piece of work; in a comparison 80 of them are training and 20 evaluation
 LINE_SECONDS = 30.0  # between two lines of progress where the output is no terminal
 
 
@@ -166,25 +170,81 @@ def _tensorboard(folder: Path) -> Callable[[train.Record], None]:
 
 def evaluate_command(command: cli.Evaluate) -> None:
     """Evaluate a trained run on its test set and keep the result in its folder."""
+    for name in command.estimators:
+        if name not in ESTIMATORS:
+            raise ValueError(unknown("estimator", name, ESTIMATORS))
     run = runs.open_run(command.run)
     describe(run)
-    count = len(run.setup.dataset.test[: command.max_examples])
-    with bars() as progress:
-        task = progress.add_task("evaluating", total=count * (run.setup.config.train.num_seeds or 1), text="")
-        results = evaluate_run(
-            run,
-            num_samples=command.num_samples,
-            max_examples=command.max_examples,
-            seed=command.seed,
-            progress=lambda done: progress.update(task, completed=done),
-        )
+    path = run.folder / "results.json"
+    if "iwae" in command.estimators or not path.is_file():
+        count = len(run.setup.dataset.test[: command.max_examples])
+        with bars() as progress:
+            task = progress.add_task("evaluating", total=count * (run.setup.config.train.num_seeds or 1), text="")
+            results = evaluate_run(
+                run,
+                num_samples=command.num_samples,
+                max_examples=command.max_examples,
+                seed=command.seed,
+                progress=lambda done: progress.update(task, completed=done),
+            )
+    else:
+        results = json.loads(path.read_text())
     for name, value in results["test"].items():
         say(f"  {name:<12} {value['mean']:10.3f} ± {value['stderr']:.3f}")
+    if results.get("untrusted") is not None:
+        say(f"  {'k̂ > 0.7':<12} {100 * results['untrusted']:10.1f} % of the examples")
     timing = results["latency_ms"]
     say(f"  {'inference':<12} {timing['median']:10.3f} ms per batch of {results['latency_batch']}")
-    say(
-        f"{count} test examples; bounds in nats per example, ± standard error over examples. {command.run}/results.json"
-    )
+    say(f"{results['num_examples']} test examples; bounds in nats per example, ± standard error over examples.")
+    results |= _slow_estimates(run, command, results["num_examples"])
+    runs.write_json(path, results)
+    say(f"Kept in {path}")
+
+
+ESTIMATORS = ("iwae", "ais", "gaps", "uncertainty")
+
+
+def _slow_estimates(run: runs.Run, command: cli.Evaluate, evaluated: int) -> dict[str, Any]:
+    """What the slow estimators find, for results.json; printed on the way."""
+    wanted, found, count = set(command.estimators), {}, min(command.slow_examples, evaluated)
+    annealed = optima = None
+    if "ais" in wanted:
+        with _unit_bar("annealing") as update:
+            annealed = slow.annealed_evidence(
+                run,
+                max_examples=count,
+                num_temperatures=command.temperatures,
+                num_chains=command.chains,
+                seed=command.seed,
+                progress=update,
+            )
+        found["ais"] = {name: summary(value) for name, value in annealed.items()}
+        value = found["ais"]["log_evidence"]
+        say(f"  {'AIS':<12} {value['mean']:10.3f} ± {value['stderr']:.3f} over {count} examples")
+    if wanted & {"gaps", "uncertainty"}:
+        with _unit_bar("optimising each example") as update:
+            optima = slow.optimal_bounds(run, max_examples=count, seed=command.seed, progress=update)
+    if "gaps" in wanted:
+        assert optima is not None
+        found["gaps"] = slow.gap_summaries(run, optima, annealed)
+        for family in optima:
+            for name, value in found["gaps"][family].items():
+                say(f"  {family:<9} {name:<14} gap {value['mean']:8.3f} ± {value['stderr']:.3f}")
+    if "uncertainty" in wanted:
+        assert optima is not None
+        found["uncertainty"] = slow.uncertainty_summaries(run, optima)
+        say("  Spearman's correlation with the amortization gap, 95 % interval, first seed:")
+        for name, value in found["uncertainty"]["spearman_with_amortization_gap"][0].items():
+            say(f"  {name:<22} {value['value']:+.2f}  [{value['low']:+.2f}, {value['high']:+.2f}]")
+    return found
+
+
+@contextlib.contextmanager
+def _unit_bar(what: str) -> Iterator[Callable[[float], None]]:
+    """A bar that is told the share done, from 0 to 1."""
+    with bars() as progress:
+        task = progress.add_task(what, total=STEPS, text="")
+        yield lambda done: progress.update(task, completed=round(STEPS * done))
 
 
 def compare_command(command: cli.Compare) -> None:
@@ -204,9 +264,6 @@ def compare_command(command: cli.Compare) -> None:
     console.print(table(made, "rich"))
     say(compare.conclusion(compared))
     say(f"Report: {path}   the table as Markdown, CSV and LaTeX beside it, one run folder per method")
-
-
-STEPS = 100  # of the bar, per method: 80 for training, 20 for evaluation
 
 
 def _advance(progress: Progress, task: TaskID, start: int, label: str, done: float, text: str) -> None:

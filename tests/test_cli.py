@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from gpvae_jax import cli, commands, compare, runs
+from gpvae_jax.evaluate import slow
 from gpvae_jax.methods import METHODS
 from tests.cases import assert_close
 from tests.test_config import GREY
@@ -231,3 +232,41 @@ def test_a_method_takes_over_what_another_has_trained(
         assert_close(taken, trained, 0.0)
     assert "significan" in (out / "table.md").read_text()
     assert (out / "table.tex").read_text().count(r" \\") == 4
+
+
+def test_slow_estimators_go_on_where_they_stopped(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slow, "BATCH", 3)
+    folder = tmp_path / "run"
+    assert gpvae(capsys, "train", "--data", data, "--out", str(folder), "--method", "gpvae", *SMALL)[0] == 0
+    ask = ["evaluate", str(folder), "--num-samples", "50", "--slow-examples", "5", "--temperatures", "10"]
+    status, out, _ = gpvae(capsys, *ask, "--chains", "2", "--estimators", "iwae", "ais", "gaps", "uncertainty")
+    assert status == 0
+    for words in ("AIS", "5 examples", "amortization gap", "gp_total", "reconstruction_error"):
+        assert words in out
+    results = json.loads((folder / "results.json").read_text())
+    assert results["ais"]["acceptance"]["mean"] > 0.3
+    diagonal = results["gaps"]["diagonal"]
+    total = diagonal["approximation"]["mean"] + diagonal["amortization"]["mean"]
+    assert diagonal["inference"]["mean"] == pytest.approx(total, abs=1e-4)
+    assert diagonal["amortization"]["mean"] > 0  # two epochs do not make an encoder
+    score = results["uncertainty"]["spearman_with_amortization_gap"][0]["gp_total"]
+    assert -1 <= score["low"] <= score["value"] <= score["high"] <= 1
+
+    # a run that was killed after its first batch gives the same in the end
+    with np.load(folder / "ais.npz") as stored:
+        whole = {name: stored[name] for name in stored.files}
+    first = {name: value for name, value in whole.items() if name == "settings" or name.startswith("0/0/")}
+    np.savez(folder / "ais.npz", **first)
+    assert gpvae(capsys, *ask, "--chains", "2", "--estimators", "ais")[0] == 0
+    with np.load(folder / "ais.npz") as stored:
+        assert whole.keys() == set(stored.files)
+        for name in stored.files:
+            np.testing.assert_array_equal(stored[name], whole[name])
+    again = json.loads((folder / "results.json").read_text())
+    assert again["ais"] == results["ais"]
+    assert again["gaps"] == results["gaps"]
+
+    status, _, error = gpvae(capsys, "evaluate", str(folder), "--estimators", "iwea")
+    assert (status, "did you mean 'iwae'" in error) == (1, True)
