@@ -206,7 +206,8 @@ ESTIMATORS = ("iwae", "ais", "gaps", "uncertainty")
 
 def _slow_estimates(run: runs.Run, command: cli.Evaluate, evaluated: int) -> dict[str, Any]:
     """What the slow estimators find, for results.json; printed on the way."""
-    wanted, found, count = set(command.estimators), {}, min(command.slow_examples, evaluated)
+    wanted, count = set(command.estimators), min(command.slow_examples, evaluated)
+    found: dict[str, Any] = {}
     annealed = optima = None
     if "ais" in wanted:
         with _unit_bar("annealing") as update:
@@ -234,8 +235,8 @@ def _slow_estimates(run: runs.Run, command: cli.Evaluate, evaluated: int) -> dic
         assert optima is not None
         found["uncertainty"] = slow.uncertainty_summaries(run, optima)
         say("  Spearman's correlation with the amortization gap, 95 % interval, first seed:")
-        for name, value in found["uncertainty"]["spearman_with_amortization_gap"][0].items():
-            say(f"  {name:<22} {value['value']:+.2f}  [{value['low']:+.2f}, {value['high']:+.2f}]")
+        for name, score in found["uncertainty"]["spearman_with_amortization_gap"][0].items():
+            say(f"  {name:<22} {score['value']:+.2f}  [{score['low']:+.2f}, {score['high']:+.2f}]")
     return found
 
 

@@ -41,7 +41,7 @@ def test_calibration_by_quantiles():
     np.testing.assert_allclose(found.difficulty, np.arange(10) * 10 + 4.5)
     np.testing.assert_allclose(found.standard_error, np.std(np.arange(10), ddof=1) / np.sqrt(10))
     assert np.all(np.diff(found.score) > 0)
-    assert found.count.sum() == 100
+    assert found.examples.sum() == 100
     with pytest.raises(ValueError, match="two examples in each"):
         calibration(difficulty, difficulty, 51)
 

@@ -89,7 +89,7 @@ def optimal_bounds(
             )
             for number, optimum in searched:
                 told(min(1.0, (number + 1) * BATCH / len(raw)))
-                yield {"elbo": optimum.elbo, "converged": optimum.converged.astype(np.float32)}
+                yield {"elbo": np.asarray(optimum.elbo), "converged": np.asarray(optimum.converged, np.float32)}
 
         def told(done: float, part: int = part) -> None:
             progress((part + done) / len(FAMILIES))

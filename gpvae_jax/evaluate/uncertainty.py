@@ -27,7 +27,7 @@ class Calibration(NamedTuple):
     score: Float[np.ndarray, " Q"]  # mean in each group
     difficulty: Float[np.ndarray, " Q"]
     standard_error: Float[np.ndarray, " Q"]  # of the difficulty
-    count: Float[np.ndarray, " Q"]  # examples in each group
+    examples: Float[np.ndarray, " Q"]  # in each group
 
 
 class Refinement(NamedTuple):
