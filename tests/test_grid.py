@@ -1,0 +1,63 @@
+"""The posterior on a grid against closed forms."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from gpvae_jax.evaluate.grid import grid_posterior
+from tests.exact import latent_model, random_model
+
+EXACT = random_model(data_dim=6, latent_dim=2, variance=0.02)  # narrow: some thirtieth of the grid's extent
+MODEL = latent_model(EXACT)
+X = EXACT.data(seed=3, count=4)
+GRID = grid_posterior(MODEL, EXACT.theta(), jnp.asarray(X, jnp.float32))
+MEAN, COVARIANCE = EXACT.posterior(X)
+
+
+def test_evidence_and_moments():
+    np.testing.assert_allclose(GRID.log_evidence, EXACT.log_evidence(X), atol=2e-3)  # float32 sums of some 100 nats
+    points = GRID.points()
+    for i in range(2):
+        np.testing.assert_allclose(GRID.expectation(points[..., i]), MEAN[:, i], atol=1e-3)
+        for j in range(2):
+            product = (points[..., i] - MEAN[:, None, None, i]) * (points[..., j] - MEAN[:, None, None, j])
+            np.testing.assert_allclose(GRID.expectation(product), COVARIANCE[i, j], atol=0.01 * COVARIANCE.max())
+    np.testing.assert_allclose(GRID.expectation(np.ones_like(GRID.log_density)), 1.0, rtol=1e-9)
+
+
+def test_the_density_is_the_posteriors():
+    expected = np.stack(
+        [stats.multivariate_normal(m, COVARIANCE).logpdf(z) for m, z in zip(MEAN, GRID.points(), strict=True)]
+    )
+    near = expected > expected.max() - 10
+    np.testing.assert_allclose(GRID.log_density[near], expected[near], atol=5e-3)
+
+
+def test_the_error_of_a_gaussian_is_exact():
+    std = np.sqrt(1 / np.diagonal(np.linalg.inv(COVARIANCE)))
+    points = GRID.points()
+    log_q = stats.norm(MEAN[:, None, None], std).logpdf(points).sum(axis=-1)
+    mean_field = 0.5 * (np.log(np.diagonal(np.linalg.inv(COVARIANCE))).sum() + np.linalg.slogdet(COVARIANCE)[1])
+    np.testing.assert_allclose(GRID.kl_from(log_q), mean_field, rtol=0.01)
+    assert np.all(np.abs(GRID.kl_from(GRID.log_density)) < 1e-9)
+
+
+def test_the_grid_finds_two_separate_modes():
+    """z² observed: the posterior has a mode on either side, and both are within the window."""
+
+    def log_likelihood(theta, x, z):
+        return -0.5 * jnp.sum(jnp.square((x[None] - jnp.square(z[..., :1])) / 0.05), axis=-1)
+
+    model = MODEL._replace(log_likelihood=log_likelihood)
+    grid = grid_posterior(model, {}, jnp.full((1, 1), 2.25, jnp.float32))
+    first = np.exp(grid.log_density[0]).sum(axis=1)
+    for mode in (-1.5, 1.5):
+        near = np.abs(grid.first[0] - mode) < 0.2
+        assert first[near].sum() / first.sum() == pytest.approx(0.5, abs=0.01)
+
+
+def test_other_latents_are_refused():
+    exact = random_model(latent_dim=3)
+    with pytest.raises(ValueError, match="needs a model with 2 latents, got 3"):
+        grid_posterior(latent_model(exact), exact.theta(), jnp.zeros((1, 5)))
