@@ -16,13 +16,13 @@ KINDS = ("amortized", "constant")
 
 
 class Logits(NamedTuple):
-    """`init(key, count, value)` makes parameters of `count` logits that all start at `value`, whatever the input.
+    """`init(key, values)` makes parameters of a logit per value, each starting there whatever the input.
 
     `apply(params, x[B, *D])` gives logits [B, count]. `append(params, other)` puts other's logits behind. No logits
     at all have the parameters {}, so that no array is empty.
     """
 
-    init: Callable[[PRNGKeyArray, int, float], PyTree]
+    init: Callable[[PRNGKeyArray, Sequence[float]], PyTree]
     apply: Callable[[PyTree, Array], Float[Array, "B L"]]
     append: Callable[[PyTree, PyTree], PyTree]
 
@@ -36,8 +36,10 @@ def logits(kind: str, in_shape: Sequence[int]) -> Logits:
         raise ValueError(unknown("kind of mixture weights", kind, KINDS))
     init, one = _amortized(in_shape) if kind == "amortized" else _constant()
 
-    def init_all(key: PRNGKeyArray, count: int, value: float) -> PyTree:
-        return jax.vmap(lambda k: init(k, value))(jax.random.split(key, count)) if count else {}
+    def init_all(key: PRNGKeyArray, values: Sequence[float]) -> PyTree:
+        if not len(values):
+            return {}
+        return jax.vmap(init)(jax.random.split(key, len(values)), jnp.asarray(values, jnp.result_type(float)))
 
     def apply(params: PyTree, x: Float[Array, "B *D"]) -> Float[Array, "B L"]:
         if not jax.tree.leaves(params):
@@ -62,11 +64,11 @@ def logit(probability: float) -> float:
 def _amortized(in_shape: Sequence[int]) -> tuple[Callable, Callable]:
     hidden, out = mlp(in_shape, (HIDDEN,)), linear(HIDDEN, 1)
 
-    def init(key: PRNGKeyArray, value: float) -> PyTree:
+    def init(key: PRNGKeyArray, value: Float[Array, ""]) -> PyTree:
         key_hidden, key_out = jax.random.split(key)
         # an output layer of zeros: at first the logit is `value` for every input
         head = jax.tree.map(jnp.zeros_like, out.init(key_out))
-        return {"hidden": hidden.init(key_hidden), "out": head | {"bias": jnp.full_like(head["bias"], value)}}
+        return {"hidden": hidden.init(key_hidden), "out": head | {"bias": jnp.broadcast_to(value, head["bias"].shape)}}
 
     def one(params: PyTree, x: Float[Array, "B *D"]) -> Float[Array, " B"]:
         return out.apply(params["out"], hidden.apply(params["hidden"], x))[:, 0]
@@ -75,8 +77,8 @@ def _amortized(in_shape: Sequence[int]) -> tuple[Callable, Callable]:
 
 
 def _constant() -> tuple[Callable, Callable]:
-    def init(key: PRNGKeyArray, value: float) -> PyTree:
-        return {"logit": jnp.full((), value, jnp.result_type(float))}
+    def init(key: PRNGKeyArray, value: Float[Array, ""]) -> PyTree:
+        return {"logit": value}
 
     def one(params: PyTree, x: Float[Array, "B *D"]) -> Float[Array, " B"]:
         return jnp.broadcast_to(params["logit"], x.shape[:1])

@@ -15,14 +15,14 @@ KEY = jax.random.key(0)
 def test_all_start_at_the_value_whatever_the_input(kind):
     net = logits(kind, (2, 3))
     np.testing.assert_allclose(
-        net.apply(net.init(KEY, 4, logit(0.1)), X), np.full((5, 4), np.log(0.1 / 0.9)), rtol=1e-6
+        net.apply(net.init(KEY, 4 * [logit(0.1)]), X), np.full((5, 4), np.log(0.1 / 0.9)), rtol=1e-6
     )
 
 
 @pytest.mark.parametrize(("kind", "varies"), [("amortized", True), ("constant", False)])
 def test_only_the_amortized_depend_on_the_input(kind, varies):
     net = logits(kind, (2, 3))
-    params = jax.tree.map(lambda a: a + 0.1, net.init(KEY, 2, 0.0))
+    params = jax.tree.map(lambda a: a + 0.1, net.init(KEY, [0.0, 0.0]))
     out = net.apply(params, X)
     assert (np.ptp(out, axis=0) > 1e-3).all() == varies
 
@@ -30,12 +30,12 @@ def test_only_the_amortized_depend_on_the_input(kind, varies):
 @pytest.mark.parametrize("kind", ["amortized", "constant"])
 def test_append_keeps_the_old_and_no_logits_have_no_arrays(kind):
     net = logits(kind, (2, 3))
-    nothing = net.init(KEY, 0, 0.0)
+    nothing = net.init(KEY, [])
     assert nothing == {}
     assert net.apply(nothing, X).shape == (5, 0)
-    one, two = net.init(KEY, 1, 0.3), net.init(jax.random.key(1), 2, -0.7)
+    one, two = net.init(KEY, [0.3]), net.init(jax.random.key(1), [-0.7, 0.2])
     grown = net.append(net.append(nothing, one), two)
-    np.testing.assert_allclose(net.apply(grown, X), np.tile([[0.3, -0.7, -0.7]], (5, 1)), rtol=1e-6)
+    np.testing.assert_allclose(net.apply(grown, X), np.tile([[0.3, -0.7, 0.2]], (5, 1)), rtol=1e-6)
 
 
 def test_mistakes_are_named():

@@ -227,3 +227,16 @@ def test_bad_settings_are_refused(settings, message):
 def test_bad_growth_is_refused():
     with pytest.raises(ValueError, match="did you mean 'perturbed'"):
         growth(MODEL, ENCODER, initialization="perturb")
+
+
+@pytest.mark.parametrize("kind", ["amortized", "constant"])
+def test_all_components_weigh_alike_at_first(kind):
+    method = make(num_components=4, epsilon=kind, initial_epsilon=0.0)
+    _, info = method.posterior(method.init(KEY, X), KEY, X)
+    np.testing.assert_allclose(info["alpha"], 0.25, rtol=1e-5)
+    steps = growth(MODEL, ENCODER, epsilon=kind, initial_epsilon=0.0)
+    params = steps.start(vae(MODEL, ENCODER).init(KEY, X))
+    for m in range(2, 5):
+        params = steps.grow(params, jax.random.key(m))
+        _, info = make(epsilon=kind).posterior(params, KEY, X)
+        np.testing.assert_allclose(info["alpha"], 1 / m, rtol=1e-5)

@@ -46,7 +46,7 @@ def mixture(
 
     def init(key: PRNGKeyArray, x: Float[Array, "N *D"]) -> Params:
         params = parts.init(key, x, num_components)
-        start = {} if learned is None else learned.init(beyond_base(key, 0), num_components, 0.0)
+        start = {} if learned is None else learned.init(beyond_base(key, 0), num_components * [0.0])
         return Params(params.model, {"components": params.inference, "weights": start})
 
     def posterior(params: Params, key: PRNGKeyArray, x: Float[Array, "B *D"]) -> tuple[GaussianMixture, Info]:

@@ -50,19 +50,21 @@ def recmix(
       (paper); "greedy", L(Q_m) (derived); "entropy", E_{q_m}[log p − log Q_{m−1}] + entropy_weight · H(q_m).
     cap: nats per example; cap_on: "example", the mean of num_samples draws, or "sample", each draw.
     against: "earlier", the criteria's Q_{m−1} (paper), or "others", the mixture of all components but m (derived).
-    epsilon: "amortized", a small network of x, or "constant"; all start at initial_epsilon.
+    epsilon: "amortized", a small network of x, or "constant"; all start at initial_epsilon, or where that is 0 at
+      ε_m = 1/(m + 1), which weighs all components alike (derived).
     shared_trunk: one trunk with M heads instead of M encoders. num_samples: draws of z per component, example and
     step. evaluate_components: see `components.evaluate`. base: the method that gives each component, any whose
     posterior is a `DiagonalGaussian` (default `vae`). φ = {"components": base's φ stacked, "epsilon": …}.
     """
     _check(num_components, num_samples, objective, cap, cap_on, against, refinement, entropy_weight)
-    start_logit = logit(initial_epsilon)
+    first_logit(initial_epsilon, 1)  # so that a wrong value is told here
     parts = components(base or vae(model, encoder), shared_trunk=shared_trunk, how=evaluate_components)
     sticks = logits(epsilon, model.data_shape)
 
     def init(key: PRNGKeyArray, x: Float[Array, "N *D"]) -> Params:
         params = parts.init(key, x, num_components)
-        epsilons = sticks.init(beyond_base(key, 0), num_components - 1, start_logit)
+        starts = [first_logit(initial_epsilon, m) for m in range(1, num_components)]
+        epsilons = sticks.init(beyond_base(key, 0), starts)
         return Params(params.model, {"components": params.inference, "epsilon": epsilons})
 
     def posterior(params: Params, key: PRNGKeyArray, x: Float[Array, "B *D"]) -> tuple[GaussianMixture, Info]:
@@ -123,11 +125,11 @@ def growth(
 
     initialization: the new component starts at "perturbed", component 0 plus noise of `perturbation` times each
     parameter array's standard deviation, or "fresh", the base method's own initialisation (derived). Its ε starts
-    at initial_epsilon, which scales every earlier weight by 1 − ε.
+    at initial_epsilon (0: at 1/(m + 1), as for `recmix`), which scales every earlier weight by 1 − ε.
     """
     if initialization not in INITIALIZATIONS:
         raise ValueError(unknown("initialization", initialization, INITIALIZATIONS))
-    start_logit = logit(initial_epsilon)
+    first_logit(initial_epsilon, 1)
     base = base or vae(model, encoder)
     parts = components(base, shared_trunk=shared_trunk)
     sticks = logits(epsilon, model.data_shape)
@@ -143,10 +145,16 @@ def growth(
             new = base.init(key_component, jnp.zeros((1, *model.data_shape), jnp.result_type(float))).inference
         else:
             new = perturbed(key_component, parts.take(phi["components"], 0), perturbation)
-        epsilons = sticks.append(phi["epsilon"], sticks.init(key_epsilon, 1, start_logit))
+        value = first_logit(initial_epsilon, parts.count(phi["components"]))
+        epsilons = sticks.append(phi["epsilon"], sticks.init(key_epsilon, [value]))
         return params._replace(inference={"components": parts.append(phi["components"], new), "epsilon": epsilons})
 
     return Growth(start, grow)
+
+
+def first_logit(initial_epsilon: float, m: int) -> float:
+    """The logit at which ε_m starts: of initial_epsilon, or of 1/(m + 1) where that is 0."""
+    return logit(initial_epsilon or 1 / (m + 1))
 
 
 def _mixture(
