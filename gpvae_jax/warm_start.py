@@ -16,9 +16,10 @@ def warm_start(fresh: Params, trained: Params, key: PRNGKeyArray) -> Params:
     """A method's own `fresh` start with all put in that another method's `trained` parameters can give (derived).
 
     θ is the trained one. φ: a method over a base ("base" in φ) gets the trained φ as its base's; of a mixture every
-    component gets it, those after the first with noise (`components.perturbed`); a method whose φ extends the
-    trained one, such as a flow on a VAE, keeps its own for what is new. So a GPVAE, a flow or SAVI over a trained
-    VAE starts with the VAE's bound or close to it. Raises ValueError where the two do not fit.
+    component gets it, those after the first with noise (`components.perturbed`), and a mixture with fewer components
+    grows in the same way, its weights kept; a method whose φ extends the trained one, such as a flow on a VAE, keeps
+    its own for what is new. So a GPVAE, a flow or SAVI over a trained VAE starts with the VAE's bound or close to it.
+    Raises ValueError where the two do not fit.
     """
     _same_shapes(fresh.model, trained.model, "θ")
     return Params(trained.model, _graft(fresh.inference, trained.inference, key))
@@ -34,9 +35,30 @@ def _graft(fresh: Any, trained: Any, key: PRNGKeyArray) -> PyTree:
             f"A warm start needs a method that extends the trained one, but it has no parameters {missing}, only "
             f"{sorted(fresh)}; start from a run of its base method."
         )
+    if "components" in trained:
+        trained = _grown(fresh, trained, key)
     for name, value in trained.items():
         _same_shapes(fresh[name], value, f"φ[{name!r}]")
     return fresh | trained
+
+
+def _grown(fresh: Any, trained: Any, key: PRNGKeyArray) -> Any:
+    """A mixture's φ with as many components as `fresh` has: new ones near the first, with the fresh weights."""
+    new, old = fresh["components"], trained["components"]
+    if jax.tree.map(jnp.shape, new) == jax.tree.map(jnp.shape, old):
+        return trained
+
+    def joined(old: PyTree, new: PyTree) -> PyTree:
+        return jax.tree.map(lambda a, b: jnp.concatenate([a, b[len(a) :]]), old, new)
+
+    shared = TRUNK in old and jax.tree.map(jnp.shape, new[TRUNK]) == jax.tree.map(jnp.shape, old[TRUNK])
+    stacked = {name: value for name, value in old.items() if not (shared and name == TRUNK)}
+    first = old | jax.tree.map(lambda leaf: leaf[0], stacked)
+    copies = _spread(new, first, key)
+    grown = {"components": old | {name: joined(value, copies[name]) for name, value in stacked.items()}}
+    _same_shapes(new, grown["components"], "φ['components']")
+    weights = set(trained) - {"components"}
+    return grown | {name: joined(trained[name], fresh[name]) if trained[name] else fresh[name] for name in weights}
 
 
 def _spread(stacked: Any, trained: Any, key: PRNGKeyArray) -> PyTree:

@@ -77,3 +77,28 @@ def test_what_does_not_fit_is_refused():
         warm_start(wider.init(KEY, X), TRAINED, KEY)
     with pytest.raises(ValueError, match=r"no parameters \['flow'\]"):
         warm_start(VAE.init(KEY, X), iaf(MODEL, ENCODER, width=4).init(KEY, X), KEY)
+
+
+@pytest.mark.parametrize("shared_trunk", [False, True])
+@pytest.mark.parametrize("factory", [recmix, mixture])
+def test_a_mixture_grows(factory, shared_trunk):
+    def method(count):
+        settings = {"weights": "amortized"} if factory is mixture else {}
+        return factory(MODEL, ENCODER, num_components=count, shared_trunk=shared_trunk, **settings)
+
+    trained = perturb(method(2).init(KEY, X), 6)
+    grown = started(method(4), trained)
+    assert jax.tree.map(jnp.shape, grown) == jax.tree.map(jnp.shape, method(4).init(KEY, X))
+    before, _ = method(2).posterior(trained, KEY, X)
+    after, _ = method(4).posterior(grown, KEY, X)
+    np.testing.assert_allclose(after.means[:2], before.means, rtol=1e-5, atol=1e-6)
+    # the old weights keep their proportions
+    np.testing.assert_allclose(
+        after.log_alpha[:, 1] - after.log_alpha[:, 0], before.log_alpha[:, 1] - before.log_alpha[:, 0], atol=1e-5
+    )
+    for m in (2, 3):
+        apart = np.abs(after.means[m] - before.means[0]).max()
+        assert 1e-4 < apart < np.abs(before.means[0]).max() + 1
+    assert_close(started(method(2), trained), trained, 0.0)
+    with pytest.raises(ValueError, match="same shapes"):
+        started(method(1), trained)
