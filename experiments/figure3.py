@@ -22,7 +22,7 @@ from gpvae_jax import config, runs
 from gpvae_jax.commands import save_figure, train_with_bar, use_compilation_cache
 from gpvae_jax.evaluate.grid import grid_posterior
 from gpvae_jax.evaluate.uncertainty import spearman
-from gpvae_jax.gp_errors import uncertainty
+from gpvae_jax.gp.errors import uncertainty
 from gpvae_jax.plots.posterior import Gaussian, Panel, posterior_panels
 from gpvae_jax.posteriors import DiagonalGaussian
 

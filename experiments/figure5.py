@@ -25,7 +25,7 @@ from gpvae_jax.data import load
 from gpvae_jax.evaluate.grid import GridPosterior, grid_posterior
 from gpvae_jax.methods.recmix import growth, recmix
 from gpvae_jax.methods.vae import vae
-from gpvae_jax.mixture_posterior import GaussianMixture
+from gpvae_jax.mixtures.posterior import GaussianMixture
 from gpvae_jax.model import latent_model
 from gpvae_jax.observation import observe
 from gpvae_jax.plots.posterior import Gaussian, Panel, posterior_panels

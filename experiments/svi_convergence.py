@@ -22,8 +22,8 @@ import tyro
 
 from gpvae_jax import runs
 from gpvae_jax.evaluate.run import params_by_seed
+from gpvae_jax.gaussians.per_example import elbo_with_error, optimize
 from gpvae_jax.methods.svi import best_of
-from gpvae_jax.per_example import elbo_with_error, optimize
 from gpvae_jax.posteriors import DiagonalGaussian
 from gpvae_jax.report import estimate
 

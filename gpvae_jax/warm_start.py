@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray, PyTree
 
-from gpvae_jax.components import TRUNK, perturbed
+from gpvae_jax.mixtures.components import TRUNK, perturbed
 from gpvae_jax.types import Params
 
 PERTURBATION = 0.1  # of the components after the first, in units of each parameter array's standard deviation

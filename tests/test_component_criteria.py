@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gpvae_jax.component_criteria import (
+from gpvae_jax.mixtures.criteria import (
     Draws,
     bounded_kl,
     current_mixture,
     entropy_regularized,
     greedy,
 )
-from gpvae_jax.mixture_posterior import GaussianMixture, stick_breaking
+from gpvae_jax.mixtures.posterior import GaussianMixture, stick_breaking
 
 M, SAMPLES = 3, 8_000
 GRID = np.linspace(-14, 14, 4_001)

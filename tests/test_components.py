@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gpvae_jax.components import HOWS, components, evaluate, perturbed
 from gpvae_jax.methods.vae import vae
-from gpvae_jax.mixture_posterior import GaussianMixture
+from gpvae_jax.mixtures.components import HOWS, components, evaluate, perturbed
+from gpvae_jax.mixtures.posterior import GaussianMixture
 from gpvae_jax.types import InferenceMethod
 from tests.cases import X, assert_close, paths, small_encoder, small_model
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gpvae_jax.flows import HouseholderPosterior, IAFPosterior, iaf_step, invert_iaf_step, reflect, stacked
-from gpvae_jax.made import made
+from gpvae_jax.flows.made import made
+from gpvae_jax.flows.posteriors import HouseholderPosterior, IAFPosterior, iaf_step, invert_iaf_step, reflect, stacked
 from gpvae_jax.posteriors import DiagonalGaussian
 from tests.cases import perturb
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from gpvae_jax.full_gaussian import FullGaussian, from_diagonal, from_precision
+from gpvae_jax.gaussians.full import FullGaussian, from_diagonal, from_precision
 from gpvae_jax.posteriors import DiagonalGaussian
 
 BATCH, SIZE = 3, 4

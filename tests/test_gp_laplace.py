@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gpvae_jax.gp_laplace import find_optima, laplace, optima, regress_with_noise
-from gpvae_jax.gp_regression import regress
+from gpvae_jax.gp.laplace import find_optima, laplace, optima, regress_with_noise
+from gpvae_jax.gp.regression import regress
+from gpvae_jax.gp.weights import full, white_noise
 from gpvae_jax.methods.gpvae import gpvae
 from gpvae_jax.posteriors import DiagonalGaussian
 from gpvae_jax.types import InferenceMethod, Network, Params
-from gpvae_jax.weight_posteriors import full, white_noise
 from tests.exact import LinearGaussian, latent_model
 
 N, F, Z = 60, 6, 2

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import integrate, special, stats
 
-from gpvae_jax.gp_posterior import VARIANCE_FLOOR, GaussianScaleMixture
+from gpvae_jax.gp.posterior import VARIANCE_FLOOR, GaussianScaleMixture
 from gpvae_jax.posteriors import DiagonalGaussian
 
 EXTREMES = [1e-12, 1e-6, 1e-3, 1.0, 1e3]

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from gpvae_jax.bounds import elbo, log_weights
-from gpvae_jax.gp_errors import redraw, uncertainty
+from gpvae_jax.gp.errors import redraw, uncertainty
 from gpvae_jax.methods.gpvae import as_gaussian, gpvae
 from gpvae_jax.methods.savi import savi
 from gpvae_jax.methods.vae import vae

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gpvae_jax.mixing import logit, logits
+from gpvae_jax.mixtures.mixing import logit, logits
 
 X = jnp.asarray(np.random.default_rng(0).normal(size=(5, 2, 3)), jnp.float32)
 KEY = jax.random.key(0)

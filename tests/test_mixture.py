@@ -9,8 +9,8 @@ import pytest
 
 from gpvae_jax.methods.mixture import mixture
 from gpvae_jax.methods.vae import vae
-from gpvae_jax.mixture_bounds import all_to_all, some_to_all
-from gpvae_jax.mixture_posterior import GaussianMixture
+from gpvae_jax.mixtures.bounds import all_to_all, some_to_all
+from gpvae_jax.mixtures.posterior import GaussianMixture
 from tests.cases import LATENT_DIM, X, assert_close, perturb, small_encoder, small_model
 
 KEY, REPEATS, SIGMAS = jax.random.key(0), 3_000, 5.0

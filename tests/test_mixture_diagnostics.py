@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gpvae_jax.mixture_diagnostics import MixtureDiagnostics, dead_components, diagnose, sticks
-from gpvae_jax.mixture_posterior import GaussianMixture, stick_breaking
+from gpvae_jax.mixtures.diagnostics import MixtureDiagnostics, dead_components, diagnose, sticks
+from gpvae_jax.mixtures.posterior import GaussianMixture, stick_breaking
 from tests.cases import small_model
 from tests.exact import latent_model, random_model
 

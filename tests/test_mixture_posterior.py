@@ -7,7 +7,7 @@ import pytest
 from scipy import special, stats
 
 from gpvae_jax.bounds import iwae
-from gpvae_jax.mixture_posterior import (
+from gpvae_jax.mixtures.posterior import (
     GaussianMixture,
     gaussian_entropy,
     gaussian_kl,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gpvae_jax.bounds import iwae, log_weights
-from gpvae_jax.full_gaussian import FullGaussian
+from gpvae_jax.gaussians.full import FullGaussian
 from gpvae_jax.methods.iwae import iwae as iwae_method
 from gpvae_jax.methods.vae import vae
 from gpvae_jax.objectives import doubly_reparameterized_log_weights, iwae_trained

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gpvae_jax.order_selection import grow_until_no_gain, select_order
+from gpvae_jax.mixtures.order import grow_until_no_gain, select_order
 
 N = 400
 

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gpvae_jax import component_criteria as criteria
 from gpvae_jax.methods.mixture import mixture
 from gpvae_jax.methods.recmix import growth, recmix
 from gpvae_jax.methods.vae import vae
-from gpvae_jax.mixture_posterior import stick_breaking
+from gpvae_jax.mixtures import criteria
+from gpvae_jax.mixtures.posterior import stick_breaking
 from tests.cases import X, assert_close, paths, perturb, small_encoder, small_model
 
 KEY, SAMPLES = jax.random.key(0), 4

@@ -11,7 +11,7 @@ import pytest
 from gpvae_jax.data import load
 from gpvae_jax.likelihoods import gaussian
 from gpvae_jax.methods.recmix import recmix
-from gpvae_jax.mixture_diagnostics import dead_components, diagnose
+from gpvae_jax.mixtures.diagnostics import dead_components, diagnose
 from gpvae_jax.model import latent_model
 from gpvae_jax.networks import mlp
 from gpvae_jax.observation import observe

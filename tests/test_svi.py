@@ -8,11 +8,11 @@ import numpy as np
 import optax
 import pytest
 
-from gpvae_jax.full_gaussian import from_diagonal
-from gpvae_jax.gaussian_family import deform, log_scale, matched_noise, place, retract
+from gpvae_jax.gaussians.family import deform, log_scale, matched_noise, place, retract
+from gpvae_jax.gaussians.full import from_diagonal
+from gpvae_jax.gaussians.per_example import Optimum, elbo_with_error, optimize
 from gpvae_jax.methods.svi import best_of, optimize_batches, svi
 from gpvae_jax.methods.vae import vae
-from gpvae_jax.per_example import Optimum, elbo_with_error, optimize
 from gpvae_jax.posteriors import DiagonalGaussian
 from tests.cases import X, assert_close, perturb, small_encoder, small_model
 from tests.exact import latent_model, random_model

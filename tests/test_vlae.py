@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gpvae_jax.gauss_newton import gauss_newton
+from gpvae_jax.gaussians.gauss_newton import gauss_newton
 from gpvae_jax.likelihoods import gaussian
 from gpvae_jax.methods.vae import vae
 from gpvae_jax.methods.vlae import vlae

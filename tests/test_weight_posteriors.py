@@ -7,7 +7,7 @@ import numpyro.distributions as dist
 import pytest
 from numpyro.distributions.kl import kl_divergence
 
-from gpvae_jax.weight_posteriors import (
+from gpvae_jax.gp.weights import (
     LOG_NOISE_BOUND,
     WEIGHT_POSTERIORS,
     cholesky_factor,

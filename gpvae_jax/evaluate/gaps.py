@@ -14,10 +14,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from gpvae_jax.full_gaussian import from_diagonal
+from gpvae_jax.gaussians.full import from_diagonal
+from gpvae_jax.gaussians.per_example import Optimum, optimize
 from gpvae_jax.methods.svi import FAMILIES, best_of, optimize_batches
 from gpvae_jax.naming import unknown
-from gpvae_jax.per_example import Optimum, optimize
 from gpvae_jax.posteriors import DiagonalGaussian
 from gpvae_jax.types import InferenceMethod, LatentModel, Params
 

@@ -1,9 +1,11 @@
 """The true posterior p(z|x) of a model with two latents, on a grid: exact, where all else is an estimate."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
@@ -83,11 +85,12 @@ def _on_grid(model: LatentModel, theta: PyTree, x: Array, first: np.ndarray, sec
     for b in range(len(x)):
         z = np.stack(np.meshgrid(first[b], second[b], indexing="ij"), axis=-1).reshape(-1, 2)
         filled = np.concatenate([z, np.zeros((-len(z) % ROWS, 2))]).astype(x.dtype)  # one shape, compiled once
-        parts = [evaluate(theta, x[b : b + 1], part[:, None]) for part in filled.reshape(-1, ROWS, 2)]
+        parts = [evaluate(theta, x[b : b + 1], jnp.asarray(part[:, None])) for part in filled.reshape(-1, ROWS, 2)]
         result[b] = np.concatenate(jax.device_get(parts)).astype(np.float64)[: len(z)]
     return result.reshape(-1, size, size)
 
 
+@functools.cache
 def _evaluator(model: LatentModel) -> Callable[[PyTree, Array, Array], Array]:
     return jax.jit(lambda theta, x, z: (model.log_likelihood(theta, x, z) + model.log_prior(theta, z))[:, 0])
 

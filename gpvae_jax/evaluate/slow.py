@@ -18,7 +18,7 @@ from gpvae_jax.evaluate.ais import ais, sigmoid_schedule
 from gpvae_jax.evaluate.gaps import Gaps, gaps, optimal_elbos
 from gpvae_jax.evaluate.run import params_by_seed, summary
 from gpvae_jax.evaluate.uncertainty import spearman
-from gpvae_jax.gp_errors import uncertainty
+from gpvae_jax.gp.errors import uncertainty
 from gpvae_jax.methods.svi import FAMILIES
 from gpvae_jax.types import Params
 

@@ -11,14 +11,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from gpvae_jax.gp_posterior import GaussianScaleMixture
-from gpvae_jax.kernel_features import encode_with_features
+from gpvae_jax.gp.features import encode_with_features
+from gpvae_jax.gp.posterior import GaussianScaleMixture
+from gpvae_jax.gp.weights import init_white_noise, weight_posterior_by_name
+from gpvae_jax.gp.weights import white_noise as noise_variance
 from gpvae_jax.methods.vae import vae
 from gpvae_jax.naming import unknown
 from gpvae_jax.posteriors import DiagonalGaussian
 from gpvae_jax.types import InferenceMethod, Info, LatentModel, Metrics, Network, Params
-from gpvae_jax.weight_posteriors import init_white_noise, weight_posterior_by_name
-from gpvae_jax.weight_posteriors import white_noise as noise_variance
 
 OBJECTIVES = ("expected", "marginal")
 ERRORS = ("mean", "std")  # f and h: names of their weights in φ and of their entries in info
@@ -56,7 +56,7 @@ def gpvae(
     ψ: without a base the encoder's last hidden layer, of which there is then one evaluation. With own_features, a
        base or a feature_network, ψ has its own network x[B, *D] -> [B, F]: feature_network, else one built like
        `encoder`. features > 0 puts a linear map to that width on top. ψ is scaled by 1/√F.
-    weight_posterior: "diagonal", "low_rank" (of `rank`), "full" or "shared"; costs in `weight_posteriors`.
+    weight_posterior: "diagonal", "low_rank" (of `rank`), "full" or "shared"; costs in `gp.weights`.
     prior_scale: τ of the weights' prior N(0, τ² I); learn_prior_scale starts there, one τ for f and one for h.
     start_variance: of every weight, above 0. Their means start at 0.
     objective: "expected" (paper) or "marginal", the ELBO of the marginal posterior, never below it on average.
@@ -65,7 +65,7 @@ def gpvae(
     freeze_base, freeze_model: no gradient to the base's φ, to θ. After a warm start this fits q(W, U) alone, on
        whatever array is trained on: held-out examples or `model.sample`, with num_data that array's length.
     white_noise: adds v(x) of the kernel τ² ψᵀψ' + v(x) δ(x, x') to both errors' variances. "expected" drives it
-       to zero on the examples it sees; `gp_laplace` fits it by marginal likelihood.
+       to zero on the examples it sees; `gp.laplace` fits it by marginal likelihood.
     Raises ValueError, one sentence, on a setting out of range.
     """
     positive = {"start_variance": start_variance, "prior_scale": prior_scale, "num_samples": num_samples}

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from gpvae_jax.flows import HouseholderPosterior, stacked
+from gpvae_jax.flows.posteriors import HouseholderPosterior, stacked
 from gpvae_jax.methods.vae import vae
 from gpvae_jax.networks import linear
 from gpvae_jax.objectives import analytic_loss

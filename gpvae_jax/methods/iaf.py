@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from gpvae_jax.flows import IAFPosterior, stacked
-from gpvae_jax.made import made
+from gpvae_jax.flows.made import made
+from gpvae_jax.flows.posteriors import IAFPosterior, stacked
 from gpvae_jax.methods.vae import vae
 from gpvae_jax.networks import linear
 from gpvae_jax.objectives import sampled_loss

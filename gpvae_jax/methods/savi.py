@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from gpvae_jax.gaussian_family import place
+from gpvae_jax.gaussians.family import place
 from gpvae_jax.methods.vae import vae
 from gpvae_jax.objectives import analytic_loss
 from gpvae_jax.posteriors import DiagonalGaussian

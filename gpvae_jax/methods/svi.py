@@ -8,11 +8,11 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from gpvae_jax.full_gaussian import from_diagonal
-from gpvae_jax.gaussian_family import Gaussian
+from gpvae_jax.gaussians.family import Gaussian
+from gpvae_jax.gaussians.full import from_diagonal
+from gpvae_jax.gaussians.per_example import Optimum, optimize
 from gpvae_jax.methods.vae import vae
 from gpvae_jax.naming import unknown
-from gpvae_jax.per_example import Optimum, optimize
 from gpvae_jax.types import InferenceMethod, Info, LatentModel, Network, Params
 
 FAMILIES = ("diagonal", "full")

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from gpvae_jax.full_gaussian import FullGaussian, from_diagonal, from_precision
-from gpvae_jax.gauss_newton import JACOBIANS, LocalModel, gauss_newton
+from gpvae_jax.gaussians.full import FullGaussian, from_diagonal, from_precision
+from gpvae_jax.gaussians.gauss_newton import JACOBIANS, LocalModel, gauss_newton
 from gpvae_jax.methods.vae import vae
 from gpvae_jax.naming import unknown
 from gpvae_jax.objectives import analytic_loss

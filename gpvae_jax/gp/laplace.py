@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from gpvae_jax.gp_regression import Regression, regress
-from gpvae_jax.per_example import optimize
+from gpvae_jax.gaussians.per_example import optimize
+from gpvae_jax.gp.regression import Regression, regress
+from gpvae_jax.gp.weights import full, init_white_noise, white_noise
 from gpvae_jax.posteriors import DiagonalGaussian
 from gpvae_jax.types import Info, LatentModel, Params
-from gpvae_jax.weight_posteriors import full, init_white_noise, white_noise
 
 
 class Optima(NamedTuple):

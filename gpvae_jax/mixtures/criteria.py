@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from gpvae_jax.mixture_posterior import GaussianMixture, gaussian_entropy, stratified_mean
+from gpvae_jax.mixtures.posterior import GaussianMixture, gaussian_entropy, stratified_mean
 
 OBJECTIVES = ("bkl", "greedy", "entropy")
 AGAINST = ("earlier", "others")

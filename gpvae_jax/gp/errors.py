@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from gpvae_jax.gp_posterior import VARIANCE_FLOOR
+from gpvae_jax.gp.posterior import VARIANCE_FLOOR
+from gpvae_jax.gp.weights import weight_posterior_by_name, white_noise
 from gpvae_jax.posteriors import standard_normal_log_prob
 from gpvae_jax.types import Info, Params
-from gpvae_jax.weight_posteriors import weight_posterior_by_name, white_noise
 
 
 class Uncertainty(NamedTuple):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from gpvae_jax.mixture_posterior import GaussianMixture
+from gpvae_jax.mixtures.posterior import GaussianMixture
 from gpvae_jax.types import LatentModel
 
 

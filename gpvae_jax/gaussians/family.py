@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from gpvae_jax.full_gaussian import FullGaussian
+from gpvae_jax.gaussians.full import FullGaussian
 from gpvae_jax.posteriors import DiagonalGaussian
 
 Gaussian = DiagonalGaussian | FullGaussian

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from gpvae_jax.mixture_posterior import GaussianMixture, stratified_mean
+from gpvae_jax.mixtures.posterior import GaussianMixture, stratified_mean
 from gpvae_jax.types import LatentModel, Metrics
 
 

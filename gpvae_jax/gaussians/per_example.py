@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
-from gpvae_jax.gaussian_family import Gaussian, deform, log_scale, matched_noise, place, retract
+from gpvae_jax.gaussians.family import Gaussian, deform, log_scale, matched_noise, place, retract
 from gpvae_jax.types import LatentModel
 
 ROUND_STEPS = 50  # gradient steps between two looks at the ELBO
@@ -58,7 +58,7 @@ def optimize(
     """The Gaussian with the greatest ELBO for each example, all examples of the batch at once.
 
     start: a DiagonalGaussian or FullGaussian batch; its family is the family searched. optimizer: any optax
-    transformation; it works in the coordinates u of `gaussian_family.retract`, in units of the current posterior's
+    transformation; it works in the coordinates u of `family.retract`, in units of the current posterior's
     spread, and keeps its state per example. num_samples: draws per step, in antithetic pairs; the gradient is the
     path derivative alone (Roeder et al. 2017), whose variance vanishes where q is the exact posterior.
 

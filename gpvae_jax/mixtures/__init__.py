@@ -1,0 +1,1 @@
+"""Mixtures of encoders: components, weights, their posterior and bounds, diagnostics, order selection."""
