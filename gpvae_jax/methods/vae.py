@@ -1,10 +1,10 @@
 """The variational autoencoder: one amortized diagonal Gaussian (Kingma & Welling 2014)."""
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from gpvae_jax.networks import linear
+from gpvae_jax.objectives import analytic_loss, sampled_loss
 from gpvae_jax.posteriors import DiagonalGaussian, diagonal_gaussian
 from gpvae_jax.types import InferenceMethod, Info, LatentModel, Metrics, Network, Params
 
@@ -32,10 +32,10 @@ def vae(model: LatentModel, encoder: Network, *, num_samples: int = 1, analytic_
     ) -> tuple[Float[Array, ""], Metrics]:
         key_posterior, key_z = jax.random.split(key)
         q, _ = posterior(params, key_posterior, x)
+        if analytic_kl:
+            return analytic_loss(model, params.model, q, key_z, x, num_samples, beta)
         z, log_q = q.sample_and_log_prob(key_z, num_samples)
-        log_likelihood = jnp.mean(model.log_likelihood(params.model, x, z))
-        kl = jnp.mean(q.kl_to_standard_normal() if analytic_kl else log_q - model.log_prior(params.model, z))
-        metrics = {"elbo": log_likelihood - kl, "log_likelihood": log_likelihood, "kl": kl}
-        return beta * kl - log_likelihood, metrics
+        log_likelihood = model.log_likelihood(params.model, x, z)
+        return sampled_loss(log_likelihood, log_q - model.log_prior(params.model, z), beta)
 
     return InferenceMethod(init, posterior, loss)
