@@ -115,6 +115,23 @@ def main(command: Tune) -> None:
             with RESULTS.open("a") as file:
                 file.write(json.dumps(found) + "\n")
             print(f"{found['validation_iwae_500']:9.3f}  {found['seconds']:7.1f} s  {label}", flush=True)
+    runs.write_text(RESULTS.with_suffix(".md"), table())
+
+
+def table() -> str:
+    """All trials as Markdown, the best of each method in bold."""
+    found = [json.loads(line) for line in RESULTS.read_text().splitlines()]
+    lines = ["| method | settings | IWAE-500 | ELBO | seconds |", "|:---|:---|---:|---:|---:|"]
+    for method in dict.fromkeys(trial["label"].split(":")[0] for trial in found):
+        mine = [trial for trial in found if trial["label"].split(":")[0] == method]
+        best = max(trial["validation_iwae_500"] for trial in mine)
+        for trial in mine:
+            bound = trial["validation_iwae_500"]
+            shown = f"**{bound:.2f}**" if bound == best else f"{bound:.2f}"
+            settings = ", ".join(item.removeprefix("train.") for item in trial["label"].split(":")[1:])
+            line = (method, settings, shown, f"{trial['validation_elbo']:.2f}", f"{trial['seconds']:.0f}")
+            lines.append("| " + " | ".join(line) + " |")
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
