@@ -7,16 +7,22 @@ method of the report, and hand them to each figure.
 from gpvae_jax.plots.curves import learning_curves
 from gpvae_jax.plots.images import images_grid, prior_samples, reconstructions
 from gpvae_jax.plots.latents import latent_scatter
+from gpvae_jax.plots.orders import order_curve
+from gpvae_jax.plots.posterior import Gaussian, Panel, posterior_panels
 from gpvae_jax.plots.style import Style, method_styles
 from gpvae_jax.plots.tradeoff import likelihood_against_time
 
 __all__ = [
+    "Gaussian",
+    "Panel",
     "Style",
     "images_grid",
     "latent_scatter",
     "learning_curves",
     "likelihood_against_time",
     "method_styles",
+    "order_curve",
+    "posterior_panels",
     "prior_samples",
     "reconstructions",
 ]
