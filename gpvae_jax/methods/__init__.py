@@ -7,6 +7,7 @@ from gpvae_jax.methods.householder import householder
 from gpvae_jax.methods.iaf import iaf
 from gpvae_jax.methods.iwae import iwae
 from gpvae_jax.methods.mixture import mixture
+from gpvae_jax.methods.newton import newton
 from gpvae_jax.methods.recmix import recmix
 from gpvae_jax.methods.savi import savi
 from gpvae_jax.methods.svi import svi
@@ -20,6 +21,7 @@ METHODS: dict[str, Callable[..., InferenceMethod]] = {
     "gpvae": gpvae,
     "recmix": recmix,
     "mixture": mixture,
+    "newton": newton,
     "savi": savi,
     "iaf": iaf,
     "householder": householder,
@@ -35,6 +37,7 @@ __all__ = [
     "iaf",
     "iwae",
     "mixture",
+    "newton",
     "recmix",
     "savi",
     "svi",

@@ -1,0 +1,89 @@
+"""What turns the gradient of log p(x, z) into a step: the inverse of a curvature, in the form cheapest to apply."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from gpvae_jax.gaussians.full import FullGaussian, from_precision
+from gpvae_jax.posteriors import DiagonalGaussian
+from gpvae_jax.types import LatentModel
+
+
+class Preconditioner(NamedTuple):
+    """A covariance C = diag(variance) + factor factorᵀ, or, where `precision` is there, C = precision⁻¹.
+
+    C is the covariance of a Gaussian approximation of p(z|x), and what a Newton step multiplies the gradient by.
+    """
+
+    variance: Float[Array, "B Z"]
+    factor: Float[Array, "B Z R"] | None = None
+    precision: Float[Array, "B Z Z"] | None = None
+
+    def direction(self, slope: Float[Array, "B Z"], prior: Float[Array, "B Z"] | None) -> Float[Array, "B Z"]:
+        """(C⁻¹ + diag(prior))⁻¹ slope; prior, a diagonal precision, may be None for 0 and infinite for no step."""
+        if prior is None and self.precision is None:
+            step = self.variance * slope
+            if self.factor is None:
+                return step
+            return step + jnp.einsum("bir,bjr,bj->bi", self.factor, self.factor, slope)
+        if self.precision is None and self.factor is None:
+            assert prior is not None
+            return self.variance * slope / (1 + self.variance * prior)
+        precision = self._precision()
+        if prior is None:
+            return _apply(from_precision(slope, precision), slope)
+        # scaled by the root of 1 + prior on both sides, so that an infinite prior is a zero and not a NaN
+        scale = jax.lax.rsqrt(1 + prior)
+        inner = jnp.where(jnp.isinf(prior), jnp.ones_like(prior), prior * jnp.square(scale))
+        scaled = precision * scale[:, :, None] * scale[:, None, :] + jax.vmap(jnp.diag)(inner)
+        return scale * _apply(from_precision(slope, scaled), scale * slope)
+
+    def gaussian(self, mean: Float[Array, "B Z"], *, full: bool) -> DiagonalGaussian | FullGaussian:
+        """N(mean, C), or the diagonal Gaussian with the least KL to it, whose precisions are the diagonal of C⁻¹."""
+        if self.precision is None and self.factor is None:
+            q = DiagonalGaussian(mean, 0.5 * jnp.log(self.variance))
+            return q if not full else FullGaussian(mean, jax.vmap(jnp.diag)(q.std))
+        precision = self._precision()
+        if full:
+            return from_precision(mean, precision)
+        return DiagonalGaussian(mean, -0.5 * jnp.log(jnp.diagonal(precision, axis1=-2, axis2=-1)))
+
+    def _precision(self) -> Float[Array, "B Z Z"]:
+        """C⁻¹; of the low-rank form by Woodbury's identity, R × R."""
+        if self.precision is not None:
+            return self.precision
+        diagonal = 1 / self.variance
+        if self.factor is None:
+            return jax.vmap(jnp.diag)(diagonal)
+        weighted = diagonal[:, :, None] * self.factor
+        size = self.factor.shape[-1]
+        inner = jnp.eye(size, dtype=diagonal.dtype)[None] + jnp.einsum("bir,bis->brs", self.factor, weighted)
+        half = jax.vmap(lambda a, b: jax.scipy.linalg.solve_triangular(jnp.linalg.cholesky(a), b.T, lower=True))(
+            inner, weighted
+        )
+        return jax.vmap(jnp.diag)(diagonal) - jnp.einsum("bri,brj->bij", half, half)
+
+
+def hessian(
+    model: LatentModel, theta: PyTree, x: Float[Array, "B *D"], z: Float[Array, "B Z"]
+) -> tuple[Float[Array, "B Z"], Float[Array, "B Z Z"]]:
+    """∇ log p(x, z) and the absolute value of its Hessian, eigenvalues floored at 1, the prior's curvature (derived).
+
+    Where log p is not concave the negative Hessian is no precision; with its eigenvalues' absolute values a step
+    still climbs (saddle-free Newton). Cost: Z decoder gradients' tangents and an eigendecomposition, Z³.
+    """
+
+    def one(x: Array, z: Float[Array, " Z"]) -> Array:
+        return model.log_likelihood(theta, x[None], z[None, None])[0, 0] + model.log_prior(theta, z)
+
+    slope = jax.vmap(jax.grad(one, argnums=1))(x, z)
+    exact = jax.vmap(jax.hessian(one, argnums=1))(x, z)
+    values, vectors = jnp.linalg.eigh(-0.5 * (exact + jnp.swapaxes(exact, -1, -2)))
+    return slope, jnp.einsum("bik,bk,bjk->bij", vectors, jnp.maximum(jnp.abs(values), 1), vectors)
+
+
+def _apply(q: FullGaussian, slope: Float[Array, "B Z"]) -> Float[Array, "B Z"]:
+    """The covariance of q times the slope."""
+    return jnp.einsum("bij,bkj,bk->bi", q.cholesky, q.cholesky, slope)

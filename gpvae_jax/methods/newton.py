@@ -1,0 +1,207 @@
+"""Newton refinement: the posterior given the input itself, by one well-chosen step from an amortized start (derived).
+
+The amortized answer is a prior on where the posterior's mean lies; the likelihood's own gradient and a curvature say
+where it really is. Related: the Laplace posterior of Park et al. (2019), here `vlae`; iterative amortized inference
+(Marino et al. 2018), whose learned update sees the gradient; SAVI (Kim et al. 2018), many small gradient steps.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from gpvae_jax.gaussians.full import FullGaussian
+from gpvae_jax.gaussians.gauss_newton import gauss_newton
+from gpvae_jax.gaussians.preconditioner import Preconditioner, hessian
+from gpvae_jax.gp.features import encode_with_features
+from gpvae_jax.methods.vae import vae
+from gpvae_jax.mixtures.components import beyond_base
+from gpvae_jax.naming import unknown
+from gpvae_jax.networks import linear
+from gpvae_jax.objectives import analytic_loss
+from gpvae_jax.posteriors import DiagonalGaussian
+from gpvae_jax.types import InferenceMethod, Info, LatentModel, Metrics, Network, Params
+
+CURVATURES = ("learned", "lowrank", "encoder", "gauss_newton", "hessian")
+COVARIANCES = ("base", "diagonal", "full")
+
+
+def newton(
+    model: LatentModel,
+    encoder: Network,
+    *,
+    base: InferenceMethod | None = None,
+    steps: int = 1,
+    curvature: str = "learned",
+    rank: int = 5,
+    covariance: str = "base",
+    step_size: float = 0.5,
+    halvings: int = 0,
+    largest_move: float = 10.0,
+    use_gp_prior: bool = True,
+    first_order: bool = False,
+    remat: bool = False,
+    num_samples: int = 1,
+) -> InferenceMethod:
+    """K steps μ ← μ + η (Λ + P)⁻¹ (∇ log p(x, μ) − P (μ − μ₀)) from the base's mean μ₀; trained through them.
+
+    base: any method whose posterior is a `DiagonalGaussian`, `vae` by default. With a GPVAE (`gpvae.as_gaussian`) and
+      use_gp_prior, 1/P is the variance of its mean error: the amortized answer's own uncertainty is the trust
+      region. Otherwise P = 0.
+    curvature: Λ⁻¹ is, from cheap to exact,
+      "learned", diag s²(x) r(x), r a positive output of the encoder, η its start;
+      "lowrank", that and a term of `rank` directions, from the encoder as well;
+      "encoder", diag s²(x), nothing learned; η = 1 overshoots;
+      "gauss_newton", (I + JᵀHJ)⁻¹, exact for a piecewise linear decoder: Z Jacobian-vector products, and η = 1 with
+      halvings is best;
+      "hessian", the exact Hessian with eigenvalues made positive: for small Z.
+    covariance: of the result, the base's; "diagonal", 1/Λ_jj at the final mean, the best diagonal for a Gaussian
+      posterior; "full", Λ⁻¹.
+    step_size: η. halvings: try η, η/2, …, η 2^−halvings in one decoder call and keep per example the best, or no step
+      if all lower log p(x, z) − ½ |√P (z − μ₀)|²; not differentiated. largest_move: of one step, root mean square
+      over latents in units of the base's s; a guard against curvatures that vanish.
+    first_order: the step counts as a constant. remat: recompute each step in the backward pass.
+    φ = {"base", and "metric" and perhaps "features" for the learned curvatures}. With steps = 0 and covariance "base"
+    it is the base.
+    Cost per step: one decoder gradient, for "gauss_newton" Z tangents more, for halvings their decoder passes.
+    Raises ValueError on a setting out of range.
+    """
+    _check(
+        curvature,
+        covariance,
+        {"steps": steps, "halvings": halvings},
+        {"step_size": step_size, "rank": rank, "largest_move": largest_move},
+    )
+    is_learned = curvature in ("learned", "lowrank")
+    latents, columns = model.latent_dim, rank if curvature == "lowrank" else 0
+    encoding = encode_with_features(model, encoder, base, None, 0, own_features=False)
+    head = linear(encoding.width, latents * (1 + columns))
+    start_base = vae(model, encoder) if base is None else base
+
+    def init(key: PRNGKeyArray, x: Float[Array, "N *D"]) -> Params:
+        params = start_base.init(key, x)
+        phi: PyTree = {"base": params.inference}
+        if is_learned:
+            key_head, key_features = jax.random.split(beyond_base(key, 0))
+            # no feature counts at first: r = η, whatever the input
+            phi["metric"] = jax.tree.map(lambda leaf: 0.1 * leaf, head.init(key_head))
+            if own := encoding.init(key_features):
+                phi["features"] = own
+        return Params(params.model, phi)
+
+    def amortized(params: Params, key: PRNGKeyArray, x: Array) -> tuple[DiagonalGaussian, Info, Array | None]:
+        if is_learned:
+            return encoding.apply(params, key, x)
+        q, info = start_base.posterior(Params(params.model, params.inference["base"]), key, x)
+        return q, info, None
+
+    def metric(
+        params: Params, q: DiagonalGaussian, psi: Array | None, z: Array, x: Array
+    ) -> tuple[Array, Preconditioner]:
+        """∇ log p(x, z) and Λ⁻¹ there."""
+        if curvature == "gauss_newton":
+            local = gauss_newton(model, params.model, x, z)
+            return local.gradient, Preconditioner(q.variance, precision=local.precision)
+        if curvature == "hessian":
+            slope, precision = hessian(model, params.model, x, z)
+            return slope, Preconditioner(q.variance, precision=precision)
+        slope = jax.grad(lambda z: jnp.sum(_log_joint(model, params.model, x, z)))(z)
+        if psi is None:
+            return slope, Preconditioner(q.variance)
+        # ψ comes scaled by 1/√F; the head is an ordinary affine layer on the features themselves
+        out = head.apply(params.inference["metric"], psi * math.sqrt(encoding.width))
+        out = out.reshape(-1, 1 + columns, latents)
+        variance = q.variance * jnp.exp(out[:, 0])
+        factor = jnp.swapaxes(out[:, 1:], 1, 2) * q.std[:, :, None] if columns else None
+        return slope, Preconditioner(variance, factor)
+
+    def posterior(
+        params: Params, key: PRNGKeyArray, x: Float[Array, "B *D"]
+    ) -> tuple[DiagonalGaussian | FullGaussian, Info]:
+        q, base_info, psi = amortized(params, key, x)
+        prior = 1 / base_info["mean_variance"] if use_gp_prior and "mean_variance" in base_info else None
+
+        def step(z: Float[Array, "B Z"]) -> tuple[Array, Array]:
+            slope, here = metric(params, q, psi, z, x)
+            if prior is not None:
+                slope = slope - _times(prior, z - q.mean)
+            move = _bounded(step_size * here.direction(slope, prior), q.std, largest_move)
+            factor = jnp.ones(z.shape[:1], z.dtype)
+            if halvings:
+                factor = _best_factor(model, params.model, x, z, move, q.mean, prior, halvings)
+            move = factor[:, None] * move
+            return z + (jax.lax.stop_gradient(move) if first_order else move), factor
+
+        step = jax.checkpoint(step) if remat else step
+        z, factors = q.mean, []
+        for _ in range(steps):
+            z, factor = step(z)
+            factors.append(factor)
+        info = {"base": base_info, "base_mean": q.mean, "base_std": q.std}
+        if factors:
+            info["step_factor"] = jnp.stack(factors)
+        if covariance == "base":
+            return DiagonalGaussian(z, q.log_std), info
+        _, here = metric(params, q, psi, z, x)
+        return here.gaussian(z, full=covariance == "full"), info
+
+    def loss(
+        params: Params, key: PRNGKeyArray, x: Float[Array, "B *D"], *, beta: float | Array = 1.0
+    ) -> tuple[Float[Array, ""], Metrics]:
+        key_posterior, key_z = jax.random.split(key)
+        q, _ = posterior(params, key_posterior, x)
+        return analytic_loss(model, params.model, q, key_z, x, num_samples, beta)
+
+    return InferenceMethod(init, posterior, loss)
+
+
+def _log_joint(model: LatentModel, theta: PyTree, x: Array, z: Float[Array, "B Z"]) -> Float[Array, " B"]:
+    return model.log_likelihood(theta, x, z[None])[0] + model.log_prior(theta, z)
+
+
+def _times(prior: Float[Array, "B Z"], move: Float[Array, "B Z"]) -> Float[Array, "B Z"]:
+    """P (μ − μ₀), zero where nothing has moved, whatever P."""
+    return jnp.where(move == 0, jnp.zeros_like(move), prior * move)
+
+
+def _bounded(move: Float[Array, "B Z"], std: Float[Array, "B Z"], largest: float) -> Float[Array, "B Z"]:
+    """The move scaled so that its root mean square is at most `largest` standard deviations; never NaN."""
+    size = jnp.mean(jnp.square(move / std), axis=-1, keepdims=True)
+    finite = jnp.isfinite(size)
+    shrink = largest / jnp.sqrt(jnp.maximum(jnp.where(finite, size, jnp.ones_like(size)), largest**2))
+    return jnp.where(finite, move, jnp.zeros_like(move)) * shrink
+
+
+def _best_factor(
+    model: LatentModel,
+    theta: PyTree,
+    x: Array,
+    z: Float[Array, "B Z"],
+    move: Float[Array, "B Z"],
+    start: Float[Array, "B Z"],
+    prior: Float[Array, "B Z"] | None,
+    halvings: int,
+) -> Float[Array, " B"]:
+    """The factor in {1, ½, …, 2^−halvings, 0} with the greatest log p(x, z) − ½ |√P (z − μ₀)|², a constant."""
+    theta, z, move, start, prior = jax.lax.stop_gradient((theta, z, move, start, prior))
+    factors = jnp.concatenate([0.5 ** jnp.arange(halvings + 1, dtype=z.dtype), jnp.zeros(1, z.dtype)])
+    tried = z[None] + factors[:, None, None] * move[None]
+    value = model.log_likelihood(theta, x, tried) + model.log_prior(theta, tried)
+    if prior is not None:
+        away = tried - start[None]
+        value = value - 0.5 * jnp.sum(jax.vmap(lambda a: _times(prior, a) * a)(away), axis=-1)
+    # a NaN never wins
+    return factors[jnp.argmax(jnp.where(jnp.isnan(value), -jnp.inf, value), axis=0)]
+
+
+def _check(curvature: str, covariance: str, counts: dict[str, int], positive: dict[str, float]) -> None:
+    for kind, value, names in (("curvature", curvature, CURVATURES), ("covariance", covariance, COVARIANCES)):
+        if value not in names:
+            raise ValueError(unknown(kind, value, names))
+    for name, count in counts.items():
+        if count < 0:
+            raise ValueError(f"newton expects {name} of at least 0, got {count}.")
+    for name, number in positive.items():
+        if not number > 0:
+            raise ValueError(f"newton expects {name} above 0, got {number}.")

@@ -1,0 +1,177 @@
+"""Newton refinement: exact where the model is linear, between the amortized answer and the optimum elsewhere."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gpvae_jax.bounds import elbo, log_weights
+from gpvae_jax.gaussians.preconditioner import Preconditioner
+from gpvae_jax.methods import gpvae, newton, vae
+from gpvae_jax.methods.gpvae import as_gaussian
+from gpvae_jax.methods.newton import CURVATURES
+from gpvae_jax.networks import mlp
+from gpvae_jax.types import InferenceMethod, Params
+from tests.cases import X, assert_close, perturb, small_encoder, small_model
+from tests.exact import latent_model, random_model
+
+MODEL, ENCODER, DATA, KEY = small_model(), small_encoder(), jnp.asarray(X), jax.random.key(0)
+
+
+def params_of(method: InferenceMethod, scale: float = 0.3) -> Params:
+    return perturb(method.init(KEY, DATA), 3, scale)
+
+
+def log_joint(params: Params, z: jax.Array) -> np.ndarray:
+    x = DATA.astype(z.dtype)
+    return np.asarray(MODEL.log_likelihood(params.model, x, z[None])[0] + MODEL.log_prior(params.model, z))
+
+
+@pytest.mark.parametrize("curvature", ["gauss_newton", "hessian"])
+@pytest.mark.parametrize("halvings", [0, 3])
+def test_one_step_on_a_linear_gaussian_model_is_the_exact_posterior(curvature, halvings):
+    exact = random_model()
+    model, x = latent_model(exact), exact.data(0, 6)
+    with jax.enable_x64(True):
+        data = jnp.asarray(x)
+        encoder = mlp((5,), (4,), activation="tanh")
+        settings = {"curvature": curvature, "step_size": 1.0, "halvings": halvings, "largest_move": 1e6}
+        method = newton(model, encoder, covariance="full", **settings)
+        params = perturb(method.init(KEY, data), 0, 0.5)._replace(model=exact.theta(np.float64))
+        q, info = method.posterior(params, KEY, data)
+        mean, covariance = exact.posterior(x)
+        np.testing.assert_allclose(q.mean, mean, rtol=1e-9, atol=1e-10)
+        np.testing.assert_allclose(q.covariance, np.broadcast_to(covariance, (6, 3, 3)), rtol=1e-9, atol=1e-10)
+        np.testing.assert_array_equal(info["step_factor"], 1)
+        bound = elbo(log_weights(model, params.model, q, KEY, data, 3))
+        np.testing.assert_allclose(bound, exact.log_evidence(x), rtol=1e-9)
+        # the best diagonal one has the precisions of the diagonal
+        diagonal, _ = newton(model, encoder, covariance="diagonal", **settings).posterior(params, KEY, data)
+        best = 1 / np.sqrt(np.diagonal(np.linalg.inv(covariance)))
+        np.testing.assert_allclose(diagonal.std, np.broadcast_to(best, (6, 3)), rtol=1e-9)
+
+
+@pytest.mark.parametrize("curvature", CURVATURES)
+def test_no_step_is_the_base(curvature):
+    method = newton(MODEL, ENCODER, steps=0, curvature=curvature)
+    params = params_of(method)
+    base = Params(params.model, params.inference["base"])
+    assert_close(method.posterior(params, KEY, DATA)[0], vae(MODEL, ENCODER).posterior(base, KEY, DATA)[0], 0.0)
+    assert_close(method.loss(params, KEY, DATA)[0], vae(MODEL, ENCODER).loss(base, KEY, DATA)[0], 1e-6)
+
+
+@pytest.mark.parametrize("curvature", CURVATURES)
+def test_halving_never_goes_down_and_small_steps_go_up(curvature):
+    method = newton(MODEL, ENCODER, curvature=curvature, step_size=4.0, halvings=2, steps=3)
+    params = params_of(method, 0.6)
+    q, info = method.posterior(params, KEY, DATA)
+    before, after = log_joint(params, info["base_mean"]), log_joint(params, q.mean)
+    assert np.all(after >= before - 1e-5)
+    assert set(np.unique(info["step_factor"])) <= {0.0, 0.25, 0.5, 1.0}
+    with jax.enable_x64(True):  # every preconditioner is positive definite
+        params = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, np.float64)), params)
+        small = newton(MODEL, ENCODER, curvature=curvature, step_size=1e-4)
+        q, info = small.posterior(params, KEY, jnp.asarray(np.asarray(X, np.float64)))
+        assert np.all(log_joint(params, q.mean) > log_joint(params, info["base_mean"]))
+
+
+@pytest.mark.parametrize("curvature", CURVATURES)
+def test_the_gradient_through_the_steps_is_exact(curvature):
+    """Against finite differences in float64, along a random direction of all parameters."""
+    with jax.enable_x64(True):
+        method = newton(MODEL, ENCODER, curvature=curvature, steps=2, step_size=0.3, covariance="diagonal")
+        x = jnp.asarray(np.asarray(X, np.float64))
+        params = perturb(method.init(KEY, x), 1, 0.3)
+        loss = jax.jit(lambda p: method.loss(p, KEY, x)[0])
+        rng = np.random.default_rng(0)
+        direction = jax.tree.map(lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape)), params)
+        slope = sum(
+            jnp.vdot(g, d) for g, d in zip(*map(jax.tree.leaves, (jax.grad(loss)(params), direction)), strict=True)
+        )
+        step = 1e-5
+
+        def moved(sign):
+            return loss(jax.tree.map(lambda p, d: p + sign * step * d, params, direction))
+
+        np.testing.assert_allclose(slope, (moved(1) - moved(-1)) / (2 * step), rtol=1e-5)
+
+
+@pytest.mark.parametrize("curvature", CURVATURES)
+def test_the_gp_prior_is_a_trust_region(curvature):
+    """P → ∞ gives the amortized answer, P → 0 the plain step, and between them the shift shrinks."""
+
+    def shift(variance: float) -> np.ndarray:
+        base = as_gaussian(gpvae(MODEL, ENCODER, num_data=50))
+        fixed = base._replace(posterior=lambda *a: _with_variance(base.posterior(*a), variance))
+        method = newton(MODEL, ENCODER, base=fixed, curvature=curvature, step_size=0.2, largest_move=1e6)
+        q, info = method.posterior(params_of(method), KEY, DATA)
+        return np.asarray(q.mean - info["base_mean"])
+
+    free = newton(MODEL, ENCODER, base=as_gaussian(gpvae(MODEL, ENCODER, num_data=50)), curvature=curvature,
+                  step_size=0.2, use_gp_prior=False, largest_move=1e6)  # fmt: skip
+    q, info = free.posterior(params_of(free), KEY, DATA)
+    plain = np.asarray(q.mean - info["base_mean"])
+    np.testing.assert_allclose(shift(1e12), plain, rtol=1e-3, atol=1e-6)
+    np.testing.assert_array_equal(shift(0.0), 0)
+    sizes = [np.linalg.norm(shift(v)) for v in (1e-6, 1e-3, 1e-1, 1e3)]
+    assert sizes == sorted(sizes)
+    assert sizes[0] < 1e-3 * sizes[-1]
+
+
+def _with_variance(answer, variance):
+    q, info = answer
+    return q, info | {"mean_variance": jnp.full_like(info["mean_variance"], variance)}
+
+
+def test_a_first_order_step_passes_no_gradient_through_the_curvature():
+    method = newton(MODEL, ENCODER, first_order=True)
+    slope = jax.grad(lambda p: method.loss(p, KEY, DATA)[0])(params_of(method)).inference
+    assert all(np.all(np.asarray(leaf) == 0) for leaf in jax.tree.leaves(slope["metric"]))
+    assert any(np.any(np.asarray(leaf) != 0) for leaf in jax.tree.leaves(slope["base"]["encoder"]))
+
+
+def test_rematerialisation_changes_nothing():
+    plain, remat = (newton(MODEL, ENCODER, steps=2, remat=r) for r in (False, True))
+    params = params_of(plain)
+    values = [jax.value_and_grad(lambda p, m=m: m.loss(p, KEY, DATA)[0])(params) for m in (plain, remat)]
+    assert_close(values[1], values[0], 1e-5)
+
+
+@pytest.mark.parametrize("curvature", CURVATURES)
+def test_extreme_inputs_stay_finite(curvature):
+    method = newton(MODEL, ENCODER, curvature=curvature, steps=2)
+    params = params_of(method, 20.0)
+    q, _ = method.posterior(params, KEY, 100 * DATA)
+    assert np.all(np.isfinite(q.mean))
+
+
+def test_the_low_rank_forms_agree_with_dense_algebra():
+    rng = np.random.default_rng(0)
+    variance, factor = np.exp(rng.standard_normal((4, 6))), rng.standard_normal((4, 6, 2))
+    slope, prior = rng.standard_normal((4, 6)), np.exp(rng.standard_normal((4, 6)))
+    dense = np.stack([np.diag(v) for v in variance]) + factor @ np.swapaxes(factor, 1, 2)
+    form = Preconditioner(*(jnp.asarray(a, jnp.float32) for a in (variance, factor)))
+    s, p = jnp.asarray(slope, jnp.float32), jnp.asarray(prior, jnp.float32)
+    np.testing.assert_allclose(form.direction(s, None), np.einsum("bij,bj->bi", dense, slope), rtol=1e-4, atol=1e-4)
+    inverse = np.linalg.inv(np.linalg.inv(dense) + np.stack([np.diag(v) for v in prior]))
+    np.testing.assert_allclose(form.direction(s, p), np.einsum("bij,bj->bi", inverse, slope), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(form.gaussian(s, full=True).covariance, dense, rtol=1e-3, atol=1e-3)
+    best = 1 / np.diagonal(np.linalg.inv(dense), axis1=1, axis2=2)
+    np.testing.assert_allclose(form.gaussian(s, full=False).variance, best, rtol=1e-3)
+    plain = Preconditioner(jnp.asarray(variance, jnp.float32))
+    np.testing.assert_allclose(plain.gaussian(s, full=True).variance, variance, rtol=1e-5)
+    np.testing.assert_allclose(plain.direction(s, p), slope / (1 / variance + prior), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"curvature": "lernt"}, "did you mean 'learned'"),
+        ({"covariance": "ful"}, "did you mean 'full'"),
+        ({"steps": -1}, "steps of at least 0, got -1"),
+        ({"step_size": 0.0}, "step_size above 0, got 0"),
+    ],
+)
+def test_bad_settings_are_told(settings, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        newton(MODEL, ENCODER, **settings)
