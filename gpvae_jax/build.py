@@ -16,6 +16,7 @@ from gpvae_jax.likelihoods import LIKELIHOODS, Likelihood
 from gpvae_jax.methods import METHODS
 from gpvae_jax.model import latent_model
 from gpvae_jax.naming import unknown
+from gpvae_jax.objectives import iwae_trained
 from gpvae_jax.observation import Observation, observe
 from gpvae_jax.types import InferenceMethod, LatentModel, Network
 
@@ -53,6 +54,13 @@ def build(config: Config, dataset: Dataset) -> Setup:
         for part in (dataset.train, dataset.validation, dataset.test):
             likelihood.check(part)
     model, method = build_model_and_method(config, likelihood, dataset)
+    if config.train.iwae_samples is not None:
+        method = iwae_trained(
+            method,
+            model,
+            num_samples=config.train.iwae_samples,
+            doubly_reparameterized=config.train.doubly_reparameterized,
+        )
     steps_per_epoch = max(1, len(dataset.train) // config.train.batch_size)
     trainer = train.trainer(
         method,

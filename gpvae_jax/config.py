@@ -73,6 +73,10 @@ class TrainConfig:
     """Decay of a moving average of the parameters, which then is validated and kept."""
     beta: float = 1.0
     """Weight of the KL term."""
+    iwae_samples: int | None = None
+    """Train on the importance-weighted bound of so many samples, whatever the method (by default on its own loss)."""
+    doubly_reparameterized: bool = False
+    """Of that bound, with the doubly-reparameterised gradient; for posteriors that have a log_prob."""
     beta_warmup_epochs: float = 0.0
     """Epochs over which the KL's weight rises from zero."""
     patience: int | None = None

@@ -143,3 +143,13 @@ def test_method_is_told_the_number_of_training_examples(monkeypatch: pytest.Monk
     monkeypatch.setitem(methods.METHODS, "probe", factory)
     build(small(method="probe", settings=("scale=0.5",)), DATA)
     assert seen == {"num_data": 40, "scale": 0.5}
+
+
+def test_any_method_trains_on_the_importance_weighted_bound() -> None:
+    setup = build(small(method="iaf", settings=("width=8",), train={"iwae_samples": 4}), DATA)
+    x = setup.observation.evaluate(jnp.asarray(setup.dataset.test[:8]))
+    params = setup.method.init(jax.random.key(0), x)
+    _, metrics = setup.method.loss(params, jax.random.key(1), x)
+    assert metrics["iwae"] > metrics["elbo"]
+    with pytest.raises(ValueError, match="num_samples of at least 1, got 0"):
+        build(small(train={"iwae_samples": 0}), DATA)
