@@ -1,4 +1,4 @@
-"""The README's Python runs, block after block, and what it says of files and commands is true."""
+"""The Python of the README and the pages runs, block after block, and what is said of files and commands is true."""
 
 import re
 from pathlib import Path
@@ -20,6 +20,16 @@ def test_python_blocks_run(capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     elbo, iwae = (float(number) for number in re.findall(r"-\d+\.\d+", printed))
     assert -40 < elbo < iwae < -15  # 20 epochs on the digits; an untrained model has −44
+
+
+@pytest.mark.parametrize("page", sorted(path.name for path in (ROOT / "docs").glob("*.md")))
+def test_the_pages_python_runs(page: str) -> None:
+    text = (ROOT / "docs" / page).read_text()
+    names: dict[str, object] = {}
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(compile(block, page, "exec"), names)
+    for path in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+        assert (ROOT / "docs" / path).exists(), path
 
 
 def test_commands_and_files_exist() -> None:
