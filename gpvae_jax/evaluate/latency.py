@@ -9,6 +9,8 @@ import numpy as np
 
 from gpvae_jax.types import InferenceMethod, Params
 
+LEAST = 10  # calls behind a median
+
 
 class Latency(NamedTuple):
     """Milliseconds per call: median and 10th and 90th percentiles over the repeats."""
@@ -33,26 +35,35 @@ def inference_call(method: InferenceMethod) -> Callable[..., Any]:
 def measure(
     calls: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]], *, seconds: float = 1.0, warmup: int = 3
 ) -> dict[str, Latency]:
-    """Time several functions in turn, A B C A B C …, for about `seconds` in all per function.
+    """Time several functions in turn, A B C A B C …, each for about `seconds` in all and LEAST calls.
 
     `calls` maps a name to (function, arguments). Every function is compiled for its arguments first, which lie on
-    the device; each timed call is waited for. Interleaving lets ratios hold on a machine whose speed drifts.
+    the device; each timed call is waited for. Interleaving lets ratios hold on a machine whose speed drifts. A
+    function so slow that LEAST calls would take more than ten times `seconds` is called less often, at least once.
     """
     compiled = {}
     for name, (function, arguments) in calls.items():
         arguments = jax.device_put(arguments)
         executable = jax.jit(function).lower(*arguments).compile()
+        started = time.perf_counter()
         for _ in range(warmup):
             jax.block_until_ready(executable(*arguments))
+            if time.perf_counter() - started > seconds:
+                break
         compiled[name] = (executable, arguments)
     times: dict[str, list[float]] = {name: [] for name in calls}
-    deadline = time.perf_counter() + seconds * len(calls)
-    while time.perf_counter() < deadline or min(map(len, times.values())) < 10:
-        for name, (executable, arguments) in compiled.items():
+    while due := [name for name in calls if _is_due(times[name], seconds)]:
+        for name in due:
+            executable, arguments = compiled[name]
             started = time.perf_counter()
             jax.block_until_ready(executable(*arguments))
             times[name].append(1e3 * (time.perf_counter() - started))
     return {name: _latency(values) for name, values in times.items()}
+
+
+def _is_due(times: list[float], seconds: float) -> bool:
+    spent = 1e-3 * sum(times)
+    return spent < seconds or (len(times) < LEAST and spent < 10 * seconds)
 
 
 def _latency(times: list[float]) -> Latency:
