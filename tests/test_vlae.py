@@ -61,7 +61,7 @@ def test_steps_climb_to_the_mode():
         params = perturb(vlae(model, ENCODER).init(KEY, DATA), 0, 1.0)
         before = None
         for steps in (0, 1, 2, 10):
-            q, info = vlae(model, ENCODER, steps=steps).posterior(params, KEY, DATA)
+            q, info = vlae(model, ENCODER, steps=steps, halvings=3).posterior(params, KEY, DATA)
             if steps == 0:
                 start = jnp.linalg.norm(gauss_newton(model, params.model, DATA, q.mean).gradient, axis=-1)
             value = model.log_likelihood(params.model, DATA, q.mean[None])[0] + model.log_prior(params.model, q.mean)
@@ -95,7 +95,7 @@ def test_the_gradient_through_the_steps_is_exact(jacobian):
 
 
 def test_bad_settings_are_told():
-    with pytest.raises(ValueError, match="steps ≥ 0 and halvings ≥ 0, got -1 and 3"):
+    with pytest.raises(ValueError, match="steps ≥ 0 and halvings ≥ 0, got -1 and 0"):
         vlae(MODEL, ENCODER, steps=-1)
     with pytest.raises(ValueError, match="Unknown jacobian 'central'"):
         vlae(MODEL, ENCODER, jacobian="central")

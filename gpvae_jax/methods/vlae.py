@@ -18,7 +18,7 @@ def vlae(
     *,
     base: InferenceMethod | None = None,
     steps: int = 2,
-    halvings: int = 3,
+    halvings: int = 0,
     step_size: float = 0.5,
     jacobian: str = "forward",
     num_samples: int = 1,
