@@ -1,5 +1,6 @@
 """Training objectives that are not tied to one method: the ELBO with a closed-form KL, and the K-sample bound."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -43,6 +44,21 @@ def analytic_loss(
         "log_likelihood": log_likelihood,
         "kl": kl,
     }
+
+
+def analytic_objective(
+    model: LatentModel, posterior: Callable[[Params, PRNGKeyArray, Array], tuple[Any, Any]], num_samples: int
+) -> Callable[..., tuple[Float[Array, ""], Metrics]]:
+    """The `loss` of a method whose posterior has a closed-form KL: `analytic_loss` of its posterior at x."""
+
+    def loss(
+        params: Params, key: PRNGKeyArray, x: Float[Array, "B *D"], *, beta: float | Array = 1.0
+    ) -> tuple[Float[Array, ""], Metrics]:
+        key_posterior, key_z = jax.random.split(key)
+        q, _ = posterior(params, key_posterior, x)
+        return analytic_loss(model, params.model, q, key_z, x, num_samples, beta)
+
+    return loss
 
 
 def sampled_loss(log_likelihood: Array, log_ratio: Array, beta: float | Array) -> tuple[Array, Metrics]:

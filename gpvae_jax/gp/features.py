@@ -77,7 +77,7 @@ def _without_hidden(base: InferenceMethod) -> Callable:
         q, info = base.posterior(params, key, x)
         if not isinstance(q, DiagonalGaussian):
             raise ValueError(
-                f"gpvae models the errors of a Gaussian posterior, but its base gives a {type(q).__name__}; "
+                f"A Gaussian posterior is what can be corrected, but the base gives a {type(q).__name__}; "
                 "take a base whose posterior is a DiagonalGaussian."
             )
         return q, info, None

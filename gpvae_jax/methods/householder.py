@@ -7,9 +7,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from gpvae_jax.flows.posteriors import HouseholderPosterior, stacked
 from gpvae_jax.methods.vae import vae
 from gpvae_jax.networks import linear
-from gpvae_jax.objectives import analytic_loss
+from gpvae_jax.objectives import analytic_objective
 from gpvae_jax.posteriors import diagonal_gaussian
-from gpvae_jax.types import InferenceMethod, Info, LatentModel, Metrics, Network, Params
+from gpvae_jax.types import InferenceMethod, Info, LatentModel, Network, Params
 
 FLOW_KEY = 3  # folded into the key of init, whose first three splits make the decoder, the encoder and the head
 
@@ -49,11 +49,4 @@ def householder(model: LatentModel, encoder: Network, *, steps: int = 4, num_sam
             vectors.append(following.apply(layer, vectors[-1]))
         return HouseholderPosterior(start, jnp.stack(vectors, axis=1)), {}
 
-    def loss(
-        params: Params, key: PRNGKeyArray, x: Float[Array, "B *D"], *, beta: float | Array = 1.0
-    ) -> tuple[Float[Array, ""], Metrics]:
-        key_posterior, key_z = jax.random.split(key)
-        q, _ = posterior(params, key_posterior, x)
-        return analytic_loss(model, params.model, q, key_z, x, num_samples, beta)
-
-    return InferenceMethod(init, posterior, loss)
+    return InferenceMethod(init, posterior, analytic_objective(model, posterior, num_samples))

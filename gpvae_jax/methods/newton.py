@@ -13,15 +13,16 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from gpvae_jax.gaussians.full import FullGaussian
 from gpvae_jax.gaussians.gauss_newton import gauss_newton
+from gpvae_jax.gaussians.line_search import best_factor
 from gpvae_jax.gaussians.preconditioner import Preconditioner, hessian
 from gpvae_jax.gp.features import encode_with_features
 from gpvae_jax.methods.vae import vae
 from gpvae_jax.mixtures.components import beyond_base
 from gpvae_jax.naming import unknown
 from gpvae_jax.networks import linear
-from gpvae_jax.objectives import analytic_loss
+from gpvae_jax.objectives import analytic_objective
 from gpvae_jax.posteriors import DiagonalGaussian
-from gpvae_jax.types import InferenceMethod, Info, LatentModel, Metrics, Network, Params
+from gpvae_jax.types import InferenceMethod, Info, LatentModel, Network, Params
 
 CURVATURES = ("learned", "lowrank", "encoder", "gauss_newton", "hessian")
 COVARIANCES = ("base", "diagonal", "full")
@@ -122,6 +123,13 @@ def newton(
         q, base_info, psi = amortized(params, key, x)
         prior = 1 / base_info["mean_variance"] if use_gp_prior and "mean_variance" in base_info else None
 
+        def objective(z: Float[Array, "S B Z"]) -> Float[Array, "S B"]:
+            value = model.log_likelihood(params.model, x, z) + model.log_prior(params.model, z)
+            if prior is None:
+                return value
+            away = z - q.mean[None]
+            return value - 0.5 * jnp.sum(jax.vmap(lambda a: _times(prior, a) * a)(away), axis=-1)
+
         def step(z: Float[Array, "B Z"]) -> tuple[Array, Array]:
             slope, here = metric(params, q, psi, z, x)
             if prior is not None:
@@ -129,7 +137,7 @@ def newton(
             move = _bounded(step_size * here.direction(slope, prior), q.std, largest_move)
             factor = jnp.ones(z.shape[:1], z.dtype)
             if halvings:
-                factor = _best_factor(model, params.model, x, z, move, q.mean, prior, halvings)
+                factor = best_factor(objective, z, move, halvings)
             move = factor[:, None] * move
             return z + (jax.lax.stop_gradient(move) if first_order else move), factor
 
@@ -146,14 +154,7 @@ def newton(
         _, here = metric(params, q, psi, z, x)
         return here.gaussian(z, full=covariance == "full"), info
 
-    def loss(
-        params: Params, key: PRNGKeyArray, x: Float[Array, "B *D"], *, beta: float | Array = 1.0
-    ) -> tuple[Float[Array, ""], Metrics]:
-        key_posterior, key_z = jax.random.split(key)
-        q, _ = posterior(params, key_posterior, x)
-        return analytic_loss(model, params.model, q, key_z, x, num_samples, beta)
-
-    return InferenceMethod(init, posterior, loss)
+    return InferenceMethod(init, posterior, analytic_objective(model, posterior, num_samples))
 
 
 def _log_joint(model: LatentModel, theta: PyTree, x: Array, z: Float[Array, "B Z"]) -> Float[Array, " B"]:
@@ -171,28 +172,6 @@ def _bounded(move: Float[Array, "B Z"], std: Float[Array, "B Z"], largest: float
     finite = jnp.isfinite(size)
     shrink = largest / jnp.sqrt(jnp.maximum(jnp.where(finite, size, jnp.ones_like(size)), largest**2))
     return jnp.where(finite, move, jnp.zeros_like(move)) * shrink
-
-
-def _best_factor(
-    model: LatentModel,
-    theta: PyTree,
-    x: Array,
-    z: Float[Array, "B Z"],
-    move: Float[Array, "B Z"],
-    start: Float[Array, "B Z"],
-    prior: Float[Array, "B Z"] | None,
-    halvings: int,
-) -> Float[Array, " B"]:
-    """The factor in {1, ½, …, 2^−halvings, 0} with the greatest log p(x, z) − ½ |√P (z − μ₀)|², a constant."""
-    theta, z, move, start, prior = jax.lax.stop_gradient((theta, z, move, start, prior))
-    factors = jnp.concatenate([0.5 ** jnp.arange(halvings + 1, dtype=z.dtype), jnp.zeros(1, z.dtype)])
-    tried = z[None] + factors[:, None, None] * move[None]
-    value = model.log_likelihood(theta, x, tried) + model.log_prior(theta, tried)
-    if prior is not None:
-        away = tried - start[None]
-        value = value - 0.5 * jnp.sum(jax.vmap(lambda a: _times(prior, a) * a)(away), axis=-1)
-    # a NaN never wins
-    return factors[jnp.argmax(jnp.where(jnp.isnan(value), -jnp.inf, value), axis=0)]
 
 
 def _check(curvature: str, covariance: str, counts: dict[str, int], positive: dict[str, float]) -> None:

@@ -1,15 +1,15 @@
 """The variational Laplace autoencoder (Park et al. 2019): a full-covariance Gaussian at the posterior's mode."""
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from gpvae_jax.gaussians.full import FullGaussian, from_diagonal, from_precision
 from gpvae_jax.gaussians.gauss_newton import JACOBIANS, LocalModel, gauss_newton
+from gpvae_jax.gaussians.line_search import best_factor
 from gpvae_jax.methods.vae import vae
 from gpvae_jax.naming import unknown
-from gpvae_jax.objectives import analytic_loss
-from gpvae_jax.types import InferenceMethod, Info, LatentModel, Metrics, Network, Params
+from gpvae_jax.objectives import analytic_objective
+from gpvae_jax.types import InferenceMethod, Info, LatentModel, Network, Params
 
 
 def vlae(
@@ -50,12 +50,16 @@ def vlae(
         start, _ = base.posterior(Params(theta, params.inference["base"]), key, x)
         if steps == 0:
             return from_diagonal(start), {}
+
+        def log_joint(z: Float[Array, "S B Z"]) -> Float[Array, "S B"]:
+            return model.log_likelihood(theta, x, z) + model.log_prior(theta, z)
+
         mode, factors = start.mean, []
         for t in range(steps):
             local = gauss_newton(model, theta, x, mode, jacobian=jacobian)
             direction = newton_direction(local)
             if halvings:
-                factor = _best_factor(model, theta, x, mode, direction, halvings)
+                factor = best_factor(log_joint, mode, direction, halvings)
             else:
                 factor = jnp.full(mode.shape[:1], step_size / (t + 1), mode.dtype)
             mode = mode + factor[:, None] * direction
@@ -64,29 +68,10 @@ def vlae(
         info = {"step_factor": jnp.stack(factors), "gradient_norm": jnp.linalg.norm(local.gradient, axis=-1)}
         return from_precision(mode, local.precision), info
 
-    def loss(
-        params: Params, key: PRNGKeyArray, x: Float[Array, "B *D"], *, beta: float | Array = 1.0
-    ) -> tuple[Float[Array, ""], Metrics]:
-        key_posterior, key_z = jax.random.split(key)
-        q, _ = posterior(params, key_posterior, x)
-        return analytic_loss(model, params.model, q, key_z, x, num_samples, beta)
-
-    return InferenceMethod(init, posterior, loss)
+    return InferenceMethod(init, posterior, analytic_objective(model, posterior, num_samples))
 
 
 def newton_direction(local: LocalModel) -> Float[Array, "B Z"]:
     """P⁻¹ ∇ log p(x, z): the step to the local quadratic's maximum, by the covariance's Cholesky factor."""
     q = from_precision(local.gradient, local.precision)
     return jnp.einsum("bij,bkj,bk->bi", q.cholesky, q.cholesky, local.gradient)
-
-
-def _best_factor(
-    model: LatentModel, theta: PyTree, x: Array, z: Array, direction: Array, halvings: int
-) -> Float[Array, " B"]:
-    """The factor in {1, ½, …, 2^−halvings, 0} with the greatest log p(x, z + factor · direction), a constant."""
-    theta, z, direction = jax.lax.stop_gradient((theta, z, direction))
-    factors = jnp.concatenate([0.5 ** jnp.arange(halvings + 1, dtype=z.dtype), jnp.zeros(1, z.dtype)])
-    tried = z[None] + factors[:, None, None] * direction[None]
-    value = model.log_likelihood(theta, x, tried) + model.log_prior(theta, tried)
-    # a NaN never wins
-    return factors[jnp.argmax(jnp.where(jnp.isnan(value), -jnp.inf, value), axis=0)]
