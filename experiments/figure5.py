@@ -20,7 +20,7 @@ import optax
 import tyro
 
 from gpvae_jax import likelihoods, networks, runs, train
-from gpvae_jax.commands import bars, save_figure, use_compilation_cache
+from gpvae_jax.commands import save_figure, use_compilation_cache
 from gpvae_jax.data import load
 from gpvae_jax.evaluate.grid import GridPosterior, grid_posterior
 from gpvae_jax.methods.recmix import growth, recmix
@@ -29,6 +29,7 @@ from gpvae_jax.mixtures.posterior import GaussianMixture
 from gpvae_jax.model import latent_model
 from gpvae_jax.observation import observe
 from gpvae_jax.plots.posterior import Gaussian, Panel, posterior_panels
+from gpvae_jax.progress import bars
 from gpvae_jax.types import InferenceMethod, Params
 
 RESULTS = Path(__file__).parent / "results"

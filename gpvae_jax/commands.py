@@ -1,29 +1,18 @@
-"""What the commands do: the only room that prints, and the only one with progress bars."""
+"""What the commands do: the only room that prints, but for the progress bars."""
 
-import contextlib
 import functools
 import json
 import math
 import os
 import shlex
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import Progress, TaskID
 
 from gpvae_jax import build, cli, compare, plots, runs, train
 from gpvae_jax.config import Config
@@ -34,10 +23,8 @@ from gpvae_jax.likelihoods import LIKELIHOODS
 from gpvae_jax.methods import METHODS
 from gpvae_jax.naming import unknown
 from gpvae_jax.observation import BINARIZATIONS
+from gpvae_jax.progress import STEPS, bars, console, say, unit_bar
 from gpvae_jax.report import png, table
-
-console = Console()
-say = functools.partial(console.print, highlight=False, soft_wrap=True)
 
 
 def run(command: Any) -> None:
@@ -61,36 +48,6 @@ def use_compilation_cache() -> None:
     jax.config.update("jax_compilation_cache_dir", str(Path("~/.cache/gpvae_jax/xla").expanduser()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-
-
-STEPS = 100  # of a bar for one piece of work; in a comparison 80 of them are training and 20 evaluation
-LINE_SECONDS = 30.0  # between two lines of progress where the output is no terminal
-
-
-class Bars(Progress):
-    """Progress bars; where the output is a file or a pipe, a line every half minute instead."""
-
-    def update(self, task_id: TaskID, **fields: Any) -> None:
-        super().update(task_id, **fields)
-        now = time.monotonic()
-        if not self.console.is_terminal and now - getattr(self, "_last_line", -math.inf) > LINE_SECONDS:
-            self._last_line = now
-            task = self.tasks[task_id]
-            say(f"{task.description} {task.completed:g}/{task.total:g}  {task.fields['text']}")
-
-
-def bars() -> Progress:
-    """A progress bar with the time left and a text of one's own."""
-    return Bars(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("elapsed,"),
-        TimeRemainingColumn(elapsed_when_finished=False),
-        TextColumn("left  {task.fields[text]}"),
-        console=console,
-    )
 
 
 def train_command(command: cli.Train) -> None:
@@ -210,7 +167,7 @@ def _slow_estimates(run: runs.Run, command: cli.Evaluate, evaluated: int) -> dic
     found: dict[str, Any] = {}
     annealed = optima = None
     if "ais" in wanted:
-        with _unit_bar("annealing") as update:
+        with unit_bar("annealing") as update:
             annealed = slow.annealed_evidence(
                 run,
                 max_examples=count,
@@ -223,7 +180,7 @@ def _slow_estimates(run: runs.Run, command: cli.Evaluate, evaluated: int) -> dic
         value = found["ais"]["log_evidence"]
         say(f"  {'AIS':<12} {value['mean']:10.3f} ± {value['stderr']:.3f} over {count} examples")
     if wanted & {"gaps", "uncertainty"}:
-        with _unit_bar("optimising each example") as update:
+        with unit_bar("optimising each example") as update:
             optima = slow.optimal_bounds(run, max_examples=count, seed=command.seed, progress=update)
     if "gaps" in wanted:
         assert optima is not None
@@ -238,14 +195,6 @@ def _slow_estimates(run: runs.Run, command: cli.Evaluate, evaluated: int) -> dic
         for name, score in found["uncertainty"]["spearman_with_amortization_gap"][0].items():
             say(f"  {name:<22} {score['value']:+.2f}  [{score['low']:+.2f}, {score['high']:+.2f}]")
     return found
-
-
-@contextlib.contextmanager
-def _unit_bar(what: str) -> Iterator[Callable[[float], None]]:
-    """A bar that is told the share done, from 0 to 1."""
-    with bars() as progress:
-        task = progress.add_task(what, total=STEPS, text="")
-        yield lambda done: progress.update(task, completed=round(STEPS * done))
 
 
 def compare_command(command: cli.Compare) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpvae_jax import cli, commands, compare, runs
+from gpvae_jax import cli, commands, compare, progress, runs
 from gpvae_jax.evaluate import slow
 from gpvae_jax.methods import METHODS
 from tests.cases import assert_close
@@ -40,7 +40,7 @@ def gpvae(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str
 def test_train_evaluate_sample_plot(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(commands, "console", commands.Console(width=200))
+    monkeypatch.setattr(progress, "console", progress.Console(width=200))
     folder = tmp_path / "run"
     status, out, _ = gpvae(capsys, "train", "--data", data, "--out", str(folder), *SMALL)
     assert status == 0
