@@ -28,6 +28,7 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "sgd": optax.sgd,
 }
 SCHEDULES = ("constant", "cosine")
+EXAMPLES = ("train", "held_out", "model")
 POSITIVE = ("batch_size", "learning_rate", "validation_samples")
 
 
@@ -49,11 +50,15 @@ def build(config: Config, dataset: Dataset) -> Setup:
     config = resolve(config, dataset)
     check_train(config.train)
     likelihood = build_likelihood(config.model.likelihood, dataset)
-    dataset, observation = observe(dataset, str(config.data.binarization), config.data.binarization_seed)
+    given = dataset
+    dataset, observation = observe(given, str(config.data.binarization), config.data.binarization_seed)
     if dataset.levels is None:  # integer grey levels lie in [0, 1] by construction
         for part in (dataset.train, dataset.validation, dataset.test):
             likelihood.check(part)
-    model, method = build_model_and_method(config, likelihood, dataset)
+    data = training_data(config, given, dataset)
+    train.check_fit(data, config.train.batch_size)
+    check_closed_form(config, data)
+    model, method = build_model_and_method(config, likelihood, data)
     if config.train.iwae_samples is not None:
         method = iwae_trained(
             method,
@@ -61,7 +66,7 @@ def build(config: Config, dataset: Dataset) -> Setup:
             num_samples=config.train.iwae_samples,
             doubly_reparameterized=config.train.doubly_reparameterized,
         )
-    steps_per_epoch = max(1, len(dataset.train) // config.train.batch_size)
+    steps_per_epoch = max(1, len(data.train) // config.train.batch_size)
     trainer = train.trainer(
         method,
         model,
@@ -72,9 +77,8 @@ def build(config: Config, dataset: Dataset) -> Setup:
         ema_decay=config.train.ema_decay,
         patience=config.train.patience,
         validation_samples=config.train.validation_samples,
+        from_model=config.train.examples == "model",
     )
-    data = train.TrainingData(jnp.asarray(dataset.train), jnp.asarray(dataset.validation))
-    train.check_fit(data, config.train.batch_size)
     return Setup(config, dataset, observation, likelihood, model, method, trainer, data)
 
 
@@ -101,11 +105,21 @@ def build_likelihood(name: str, dataset: Dataset) -> Likelihood:
     return LIKELIHOODS[name](dataset.levels)
 
 
+def training_data(config: Config, given: Dataset, dataset: Dataset) -> train.TrainingData:
+    """What is trained on and what validates it; `dataset` is the `given` one with its draws made."""
+    training, validation = dataset.train, dataset.validation
+    if config.train.examples == "held_out":
+        source = given if config.data.binarization == "dynamic" else dataset  # dynamic draws are made in the step
+        count = 4 * len(validation) // 5
+        training, validation = source.validation[:count], validation[count:]
+    return train.TrainingData(jnp.asarray(training), jnp.asarray(validation))
+
+
 def build_model_and_method(
-    config: Config, likelihood: Likelihood, dataset: Dataset
+    config: Config, likelihood: Likelihood, data: train.TrainingData
 ) -> tuple[LatentModel, InferenceMethod]:
     """The generative model and the method, whose encoder is widened where a `capacity` is to be matched."""
-    data_shape, num_data = dataset.train.shape[1:], len(dataset.train)
+    data_shape, num_data = data.train.shape[1:], len(data.train)
     model, encoder = build_model(config.model, likelihood, data_shape)
     if config.model.capacity is not None:
         name, *settings = config.model.capacity.split(",")
@@ -228,6 +242,10 @@ def check_train(config: TrainConfig) -> None:
         raise ValueError(
             f"epochs must be above 0, got {config.epochs}; 0 is for a run that takes over what start_from has trained."
         )
+    if config.examples not in EXAMPLES:
+        raise ValueError(unknown("choice of examples", config.examples, EXAMPLES))
+    if config.examples == "model" and config.start_from is None:
+        raise ValueError("Examples drawn from the model need a trained one; give its run with --start-from.")
     for name in ("warmup_epochs", "beta_warmup_epochs", "beta"):
         if getattr(config, name) < 0:
             raise ValueError(f"{name} must not be negative, got {getattr(config, name)}.")
@@ -238,3 +256,18 @@ def check_train(config: TrainConfig) -> None:
         raise ValueError(f"clip_norm must be above 0, got {config.clip_norm}.")
     if config.ema_decay is not None and not 0 < config.ema_decay < 1:
         raise ValueError(f"ema_decay must lie between 0 and 1, got {config.ema_decay}.")
+
+
+def check_closed_form(config: Config, data: train.TrainingData) -> None:
+    """Raise ValueError, one sentence, where a closed-form fit is asked for that cannot be made."""
+    count = config.train.closed_form
+    if count is None:
+        return
+    if config.train.epochs or config.method != "gpvae" or "weight_posterior=full" not in config.settings:
+        raise ValueError(
+            "closed_form needs epochs 0, start_from, and the method gpvae with weight_posterior=full, got epochs "
+            f"{config.train.epochs} and {config.method} with {', '.join(config.settings) or 'no settings'}."
+        )
+    available = len(data.train)
+    if count < 1 or (count > available and config.train.examples != "model"):
+        raise ValueError(f"closed_form is a number of examples from 1 to {available}, got {count}.")

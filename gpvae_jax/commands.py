@@ -84,16 +84,21 @@ def train_with_bar(
     run: runs.Run, *, resume: bool, observer: Callable[[train.Record], None] | None = None
 ) -> train.Record | None:
     """Train with a progress bar; the last record, or None where nothing was left to do."""
-    record, total = None, run.setup.config.train.epochs
+    record, total = None, run.setup.config.train.epochs or STEPS  # no epochs: another's parameters, or a fit to them
     with bars() as progress:
         task = progress.add_task("training", total=total, text="compiling")
-        for record in runs.records(run, resume=resume):
+        fitting = functools.partial(_fitting, progress, task, total)
+        for record in runs.records(run, resume=resume, progress=fitting):
             if observer:
                 observer(record)
             progress.update(task, completed=record.epoch, text=progress_text(record))
         if record is not None and record.epoch < total:
             progress.update(task, total=record.epoch)
     return record
+
+
+def _fitting(progress: Progress, task: TaskID, total: int, done: float) -> None:
+    progress.update(task, completed=round(done * total), text="fitting the error posterior")
 
 
 def progress_text(record: train.Record) -> str:
@@ -230,7 +235,7 @@ def _finish_run(
     compare.same_settings(run, settings)
     if not _evaluated(run, command):
         step(0.0, "compiling")
-        for record in runs.records(run, resume=True):
+        for record in runs.records(run, resume=True, progress=lambda done: step(0.8 * done, "fitting in closed form")):
             step(0.8 * record.epoch / settings.train.epochs, progress_text(record))
         step(0.8, "evaluating")
         count = len(run.setup.dataset.test[: command.max_examples]) * (settings.train.num_seeds or 1)

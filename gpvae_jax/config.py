@@ -88,6 +88,12 @@ class TrainConfig:
     """Train so many runs at once, in one vectorised program."""
     start_from: str | None = None
     """Folder of a trained run whose parameters this one starts from, seed by seed (by default from scratch)."""
+    examples: str = "train"
+    """What is trained on: train; held_out, four fifths of the validation set, the others validating; or model, fresh
+    draws of the decoder that start_from has trained."""
+    closed_form: int | None = None
+    """With start_from, epochs 0 and the method gpvae of full weight covariances: fit its error posterior in closed form
+    to so many examples."""
 
 
 @dataclass(frozen=True)

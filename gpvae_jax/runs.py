@@ -12,17 +12,20 @@ import math
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PRNGKeyArray
 
 from gpvae_jax import checkpoint, config, train
 from gpvae_jax.build import Setup, build
 from gpvae_jax.data import Dataset, load
+from gpvae_jax.gp.closed_form import closed_form
 from gpvae_jax.types import Params
 from gpvae_jax.warm_start import warm_start
 
@@ -83,11 +86,18 @@ def load_data(settings: config.Config) -> Dataset:
     return load(settings.data.name, data_dir=settings.data.data_dir, raw_dir=settings.data.raw_dir)
 
 
-def records(run: Run, *, resume: bool = False, save_every: float = 30.0) -> Iterator[train.Record]:
+def records(
+    run: Run,
+    *,
+    resume: bool = False,
+    save_every: float = 30.0,
+    progress: Callable[[float], None] = lambda done: None,
+) -> Iterator[train.Record]:
     """Train a run, yielding each epoch's record after it is on disk; `resume` goes on from the last checkpoint.
 
     A checkpoint is written when `save_every` seconds have passed since the last, and at the end; a diverging run
     keeps its last good state. Resuming repeats nothing and leaves nothing out: the parameters come out the same.
+    A closed-form fit, which has no epochs, tells `progress` the share done.
     """
     settings = run.setup.config.train
     state = None
@@ -96,6 +106,8 @@ def records(run: Run, *, resume: bool = False, save_every: float = 30.0) -> Iter
     _cut_metrics(run.folder, 0 if state is None else int(np.max(state.epoch)))
     if state is None and settings.start_from is not None:
         state = _started_from(run, open_run(Path(settings.start_from)))
+        if settings.closed_form is not None:
+            state = _fitted(run, state, settings.closed_form, progress)
         if settings.epochs == 0:
             (run.folder / "metrics.jsonl").touch()
             _save(run, state)
@@ -149,6 +161,34 @@ def _started_from(run: Run, trained: Run) -> train.TrainState:
     keys = train.seed_keys(key, seeds)
     axes = (0, None if from_seeds is None else 0)
     return jax.jit(jax.vmap(first, in_axes=axes))(keys, best_params(trained))
+
+
+def _fitted(run: Run, state: train.TrainState, count: int, progress: Callable[[float], None]) -> train.TrainState:
+    """The state with every seed's error posterior in closed form, from `count` examples of the kind asked for."""
+    setup, seeds = run.setup, run.setup.config.train.num_seeds
+    raw, observe = np.asarray(setup.data.train[:count]), setup.observation.train
+    each = [state] if seeds is None else [jax.tree.map(lambda a, r=r: a[r], state) for r in range(seeds)]
+    fitted = []
+    for number, one in enumerate(each):
+        key_sample, key_fit = jax.random.split(jax.random.fold_in(one.key, 0))
+        if setup.config.train.examples == "model":
+            raw = np.asarray(setup.model.sample(one.params.model, key_sample, count)[1])
+            observe = _as_drawn
+        found = closed_form(
+            setup.method,
+            setup.model,
+            one.params,
+            raw,
+            key_fit,
+            observe=observe,
+            progress=lambda done, number=number: progress((number + done) / len(each)),  # type: ignore[misc]
+        )
+        fitted.append(setup.trainer.start(found.params, one.key))
+    return fitted[0] if seeds is None else jax.tree.map(lambda *leaves: jnp.stack(leaves), *fitted)
+
+
+def _as_drawn(key: PRNGKeyArray, x: jax.Array) -> jax.Array:
+    return x
 
 
 def _save(run: Run, state: train.TrainState) -> None:

@@ -86,12 +86,14 @@ def trainer(
     ema_decay: float | None = None,
     patience: int | None = None,
     validation_samples: int = 1,
+    from_model: bool = False,
 ) -> Trainer:
     """Bind a method, an optimiser and settings into the pure functions that train them.
 
     beta: weight of the KL as a function of the step. ema_decay: decay of the parameters' moving average, which
     then is what is validated and kept. patience: epochs without a better validation bound before a run stops.
-    validation_samples: draws of z per validation example, the same noise every epoch.
+    validation_samples: draws of z per validation example, the same noise every epoch. from_model: each step trains on
+    a batch drawn from the model itself, in place of the one it is given.
     """
 
     def init(key: PRNGKeyArray, data: TrainingData) -> TrainState:
@@ -118,7 +120,10 @@ def trainer(
 
     def step(state: TrainState, raw: Array) -> tuple[TrainState, Metrics]:
         key_observe, key_loss = jax.random.split(jax.random.fold_in(state.key, state.step))
-        x = observation.train(key_observe, raw)
+        if from_model:
+            _, x = jax.lax.stop_gradient(model.sample(state.params.model, key_observe, len(raw)))
+        else:
+            x = observation.train(key_observe, raw)
         with jax.numpy_dtype_promotion("standard"):  # optax mixes integers and floats, our callers may be strict
             loss = partial(method.loss, beta=beta(state.step))
         (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params, key_loss, x)
