@@ -2,7 +2,7 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -171,19 +171,24 @@ def build_method(config: Config, model: LatentModel, encoder: Network, *, num_da
     if config.method not in METHODS:
         raise ValueError(unknown("method", config.method, METHODS))
     factory = METHODS[config.method]
-    known = method_settings(factory)
-    settings: dict[str, Any] = {}
-    for item in config.settings:
+    settings = parse_settings(config.method, factory, config.settings)
+    if "num_data" in inspect.signature(factory).parameters:
+        settings.setdefault("num_data", num_data)
+    return factory(model, encoder, **settings)
+
+
+def parse_settings(method: str, factory: Callable[..., InferenceMethod], items: Iterable[str]) -> dict[str, Any]:
+    """A method's settings from name=value texts. Raises ValueError on a name it does not have or a wrong value."""
+    known, settings = method_settings(factory), {}
+    for item in items:
         name, equals, text = item.partition("=")
         name = name.replace("-", "_")
         if not equals:
             raise ValueError(f"A method's setting is written name=value, got '{item}'.")
         if name not in known:
-            raise ValueError(unknown(f"setting of {config.method}", name, known))
+            raise ValueError(unknown(f"setting of {method}", name, known))
         settings[name] = _parse(name, text, known[name])
-    if "num_data" in inspect.signature(factory).parameters:
-        settings.setdefault("num_data", num_data)
-    return factory(model, encoder, **settings)
+    return settings
 
 
 def method_settings(factory: Callable[..., InferenceMethod]) -> dict[str, Any]:

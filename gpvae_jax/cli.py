@@ -48,6 +48,13 @@ class Evaluate:
     """The run folder; nothing else needs to be repeated."""
     num_samples: tuple[int, ...] = (100, 5000)
     """Sample sizes K of the importance-weighted bounds."""
+    refine: str | None = None
+    """Refine the run's posterior per example by newton, savi or svi before it is judged; results go to the run's
+    refined/ folder."""
+    steps: int | None = None
+    """Steps of that refinement (default: the method's own)."""
+    refine_settings: tuple[str, ...] = ()
+    """The refining method's other settings as name=value, e.g. covariance=full (see `gpvae list`)."""
     estimators: tuple[str, ...] = ("iwae",)
     """iwae: ELBO, IWAE-K, effective sample size, Pareto k̂; ais: annealed importance sampling; gaps: approximation and
     amortization gap by per-example optimisation; uncertainty: does a score predict the amortization gap. All but the

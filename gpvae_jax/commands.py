@@ -24,6 +24,7 @@ from gpvae_jax.methods import METHODS
 from gpvae_jax.naming import unknown
 from gpvae_jax.observation import BINARIZATIONS
 from gpvae_jax.progress import STEPS, bars, console, say, unit_bar
+from gpvae_jax.refine import refined
 from gpvae_jax.report import png, table
 
 
@@ -137,6 +138,11 @@ def evaluate_command(command: cli.Evaluate) -> None:
             raise ValueError(unknown("estimator", name, ESTIMATORS))
     run = runs.open_run(command.run)
     describe(run)
+    if command.refine is not None:
+        run = refined(run, command.refine, command.steps, command.refine_settings)
+        run.folder.mkdir(parents=True, exist_ok=True)
+    elif command.steps is not None or command.refine_settings:
+        raise ValueError("--steps and --refine-settings are of a refinement; name it with --refine.")
     path = run.folder / "results.json"
     if "iwae" in command.estimators or not path.is_file():
         count = len(run.setup.dataset.test[: command.max_examples])

@@ -37,6 +37,7 @@ class Run(NamedTuple):
 
     folder: Path
     setup: Setup
+    trained: Path | None = None  # the run whose parameters it has, where they are not its own
 
 
 def open_run(folder: Path, data: Dataset | None = None) -> Run:
@@ -199,7 +200,7 @@ def _save(run: Run, state: train.TrainState) -> None:
 
 def best_params(run: Run) -> Params:
     """The best parameters of a trained run, `[R, …]` when it trained R seeds."""
-    return checkpoint.restore(run.folder / "best", _abstract_state(run).best)[1]
+    return checkpoint.restore((run.trained or run.folder) / "best", _abstract_state(run).best)[1]
 
 
 def _abstract_state(run: Run) -> train.TrainState:

@@ -1,0 +1,55 @@
+"""Refinement at test time: a finished run's amortized posterior as the start of another method's steps."""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from gpvae_jax.build import build_encoder, parse_settings
+from gpvae_jax.methods.gpvae import as_gaussian
+from gpvae_jax.methods.newton import newton
+from gpvae_jax.methods.savi import savi
+from gpvae_jax.methods.svi import svi
+from gpvae_jax.naming import unknown
+from gpvae_jax.runs import Run
+from gpvae_jax.types import InferenceMethod, Params
+
+# method -> its factory, what differs from its defaults where nothing was trained through the steps, and the
+# name of its number of steps
+REFINEMENTS: dict[str, tuple[Callable[..., InferenceMethod], dict[str, Any], str]] = {
+    "newton": (
+        newton,
+        {"curvature": "gauss_newton", "covariance": "diagonal", "step_size": 1.0, "halvings": 4},
+        "steps",
+    ),
+    "savi": (savi, {"learn_step_size": False, "inner_samples": 8}, "steps"),
+    "svi": (svi, {}, "max_steps"),
+}
+TRAINED = ("learned", "lowrank")  # curvatures that exist only where a method was trained with them
+
+
+def refined(run: Run, name: str, steps: int | None = None, settings: Sequence[str] = ()) -> Run:
+    """The run with its posterior refined by "newton", "savi" or "svi"; its results get a folder of their own.
+
+    The run's method is the base, its parameters are used as they are; of a GPVAE the base is the Gaussian with the
+    marginal's moments (`gpvae.as_gaussian`), and for "newton" the variance of its mean error is the trust region.
+    settings: the refining method's own, as name=value. Raises ValueError on an unknown name or setting, and where a
+    setting needs training; in use, where the base's posterior is no diagonal Gaussian.
+    """
+    if name not in REFINEMENTS:
+        raise ValueError(unknown("refinement", name, REFINEMENTS))
+    factory, defaults, count = REFINEMENTS[name]
+    chosen = parse_settings(name, factory, [*settings, *([] if steps is None else [f"{count}={steps}"])])
+    if chosen.get("curvature") in TRAINED or chosen.get("learn_step_size"):
+        raise ValueError(f"A refinement at test time has nothing learned; train with --method {name} instead.")
+    setup = run.setup
+    base = as_gaussian(setup.method) if setup.config.method == "gpvae" else setup.method
+    encoder = build_encoder(setup.config.model, setup.model.data_shape)
+    inner = factory(setup.model, encoder, base=base, **defaults | chosen)
+
+    def posterior(params: Params, key: Any, x: Any) -> Any:
+        phi = params.inference if name == "svi" else {"base": params.inference}  # svi's φ is its base's
+        return inner.posterior(Params(params.model, phi), key, x)
+
+    label = re.sub(r"[^\w.]+", "-", "-".join([name, *(f"{key}-{value}" for key, value in sorted(chosen.items()))]))
+    method = setup.method._replace(posterior=posterior)
+    return Run(run.folder / "refined" / label, setup._replace(method=method), run.folder)

@@ -1,0 +1,63 @@
+"""Refinement of a finished run at test time."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from gpvae_jax import cli, runs
+from gpvae_jax.evaluate.run import params_by_seed
+from gpvae_jax.refine import refined
+
+TINY = ["--latent-dim", "3", "--hidden", "24", "--epochs", "3"]
+GPVAE = ["--settings", "weight_posterior=full"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folders = {name: tmp_path_factory.mktemp("runs") / name for name in ("vae", "gpvae")}
+    for name, folder in folders.items():
+        settings = GPVAE if name == "gpvae" else []
+        assert cli.main(["train", "--method", name, *TINY, *settings, "--out", str(folder)]) == 0
+    return folders
+
+
+@pytest.mark.parametrize("base", ["vae", "gpvae"])
+@pytest.mark.parametrize("name", ["newton", "savi", "svi"])
+def test_no_steps_are_the_base(trained, base, name):
+    run = runs.open_run(trained[base])
+    params = params_by_seed(run)[0]
+    x = run.setup.observation.evaluate(run.setup.dataset.test[:7])
+    settings = ["covariance=base"] if name == "newton" else []
+    q, _ = refined(run, name, 0, settings).setup.method.posterior(params, jax.random.key(0), x)
+    own, _ = run.setup.method.posterior(params, jax.random.key(0), x)
+    np.testing.assert_allclose(q.mean, own.mean, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(q.variance, own.variance, rtol=1e-4, atol=1e-6)
+
+
+def test_steps_raise_the_bound_and_results_have_their_own_folder(trained, capsys):
+    folder = trained["vae"]
+    evaluate = ["evaluate", str(folder), "--num-samples", "20", "--max-examples", "100"]
+    assert cli.main(evaluate) == 0
+    for steps in ("1", "3"):
+        assert cli.main([*evaluate, "--refine", "newton", "--steps", steps]) == 0
+    places = [folder, *(folder / "refined" / f"newton-steps-{n}" for n in (1, 3))]
+    base, one, three = (json.loads((p / "results.json").read_text())["test"]["elbo"]["mean"] for p in places)
+    assert base + 0.3 < one < three + 0.05  # nats; the gap is above one here, the Monte-Carlo error below 0.05
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--refine", "nowton"], "newton"),
+        (["--refine", "newton", "--refine-settings", "stps=2"], "steps"),
+        (["--refine", "newton", "--refine-settings", "curvature=learned"], "train with --method newton"),
+        (["--steps", "2"], "--refine"),
+    ],
+)
+def test_a_wrong_refinement_is_told_in_one_sentence(trained, capsys, arguments, words):
+    assert cli.main(["evaluate", str(trained["vae"]), *arguments]) == 1
+    message = capsys.readouterr().err
+    assert words in message
+    assert message.count("\n") == 1
