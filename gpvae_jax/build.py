@@ -57,7 +57,7 @@ def build(config: Config, dataset: Dataset) -> Setup:
             likelihood.check(part)
     data = training_data(config, given, dataset)
     train.check_fit(data, config.train.batch_size)
-    check_closed_form(config, data)
+    check_closed_form(config)
     model, method = build_model_and_method(config, likelihood, data)
     if config.train.iwae_samples is not None:
         method = iwae_trained(
@@ -263,16 +263,15 @@ def check_train(config: TrainConfig) -> None:
         raise ValueError(f"ema_decay must lie between 0 and 1, got {config.ema_decay}.")
 
 
-def check_closed_form(config: Config, data: train.TrainingData) -> None:
+def check_closed_form(config: Config) -> None:
     """Raise ValueError, one sentence, where a closed-form fit is asked for that cannot be made."""
     count = config.train.closed_form
     if count is None:
         return
+    if count < 1:
+        raise ValueError(f"closed_form is a number of examples of at least 1, got {count}.")
     if config.train.epochs or config.method != "gpvae" or "weight_posterior=full" not in config.settings:
         raise ValueError(
             "closed_form needs epochs 0, start_from, and the method gpvae with weight_posterior=full, got epochs "
             f"{config.train.epochs} and {config.method} with {', '.join(config.settings) or 'no settings'}."
         )
-    available = len(data.train)
-    if count < 1 or (count > available and config.train.examples != "model"):
-        raise ValueError(f"closed_form is a number of examples from 1 to {available}, got {count}.")

@@ -93,7 +93,7 @@ class TrainConfig:
     draws of the decoder that start_from has trained."""
     closed_form: int | None = None
     """With start_from, epochs 0 and the method gpvae of full weight covariances: fit its error posterior in closed form
-    to so many examples."""
+    to so many examples, or all there are."""
 
 
 @dataclass(frozen=True)
