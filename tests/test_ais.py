@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gpvae_jax.evaluate import ais as module
+from gpvae_jax.evaluate import hmc
 from gpvae_jax.evaluate.ais import ais, bidirectional, linear_schedule, reverse_ais, sigmoid_schedule
 from tests.exact import latent_model, random_model
 
@@ -74,8 +74,8 @@ def test_transitions_leave_the_target_invariant():
     x = DATA[:2]
     mean, covariance = EXACT.posterior(X[:2])
     z, _ = EXACT.exact_posterior(X[:2]).sample_and_log_prob(jax.random.key(5), chains)
-    point = module._at(MODEL, THETA, x, None, z)
-    move = jax.jit(lambda p, k: module._move(lambda z: module._at(MODEL, THETA, x, None, z), p, beta, LOG_STEP, 4, k))
+    point = hmc.point_at(MODEL, THETA, x, None, z)
+    move = jax.jit(lambda p, k: hmc.move(lambda z: hmc.point_at(MODEL, THETA, x, None, z), p, beta, LOG_STEP, 4, k))
     for key in jax.random.split(jax.random.key(6), 10):
         point, accepted = move(point, key)
         assert 0.3 < accepted.mean() < 0.98  # a proposal is refused now and then, or there would be nothing to test

@@ -17,10 +17,10 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from gpvae_jax.bounds import effective_sample_size, iwae
+from gpvae_jax.evaluate.hmc import Point, move, point_at
 from gpvae_jax.types import LatentModel
 
 CHUNK = 25  # temperatures per compiled call, between two reports of progress
-JITTER = 0.2  # of each transition's step, uniform: a fixed trajectory length can return to its start
 ADAPTATION = 0.1  # change of a log step size per unit of excess acceptance
 FIRST_STEP = 0.3  # of the pilot, where the target is near N(0, I)
 
@@ -35,18 +35,8 @@ class Annealed(NamedTuple):
     log_weights: Float[np.ndarray, "C B"]  # forward: mean of exp is p(x) on average; reverse: 1/p(x)
 
 
-class _Point(NamedTuple):
-    """A place of each chain, with the two log-densities between which the path runs, and their gradients."""
-
-    z: Float[Array, "C B Z"]
-    start: Float[Array, "C B"]  # log π_0
-    end: Float[Array, "C B"]  # log p(x, z)
-    start_slope: Float[Array, "C B Z"]
-    end_slope: Float[Array, "C B Z"]
-
-
 class _Chains(NamedTuple):
-    point: _Point
+    point: Point
     log_weight: Float[Array, "C B"]
     accepted: Float[Array, "C B"]  # sum of acceptance probabilities
     log_step: Float[Array, " B"]
@@ -205,7 +195,7 @@ def _anneal(
 def _first(model: LatentModel, theta: PyTree, x: Array, start: Any, z: Float[Array, "C B Z"]) -> _Chains:
     nothing = jnp.zeros(z.shape[:2], z.dtype)
     log_step = jnp.full(z.shape[1:2], math.log(FIRST_STEP), z.dtype)
-    return _Chains(_at(model, theta, x, start, z), nothing, nothing, log_step)
+    return _Chains(point_at(model, theta, x, start, z), nothing, nothing, log_step)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
@@ -221,73 +211,20 @@ def _transitions(
     key: PRNGKeyArray,
 ) -> tuple[_Chains, Float[Array, "T B"]]:
     """Some temperatures of the path: weigh by the change of density, then move under the new one."""
-    at = partial(_at, model, *constants)
+    at = partial(point_at, model, *constants)
 
     def one(chains: _Chains, inputs: tuple) -> tuple[_Chains, Array]:
         (old, new), held, number = inputs
         point = chains.point
         log_weight = chains.log_weight + (new - old) * (point.end - point.start)
         log_step = chains.log_step if held is None else held
-        point, accepted = _move(at, point, new, log_step, num_leapfrog, jax.random.fold_in(key, number))
+        point, accepted = move(at, point, new, log_step, num_leapfrog, jax.random.fold_in(key, number))
         next_step = log_step
         if target is not None:
             next_step = log_step + ADAPTATION * (jnp.mean(accepted, axis=0) - target)
         return _Chains(point, log_weight, chains.accepted + accepted, next_step), log_step
 
     return jax.lax.scan(one, chains, (temperatures, log_steps, index))
-
-
-def _move(
-    at: Callable[[Array], _Point],
-    point: _Point,
-    beta: Float[Array, ""],
-    log_step: Float[Array, " B"],
-    num_leapfrog: int,
-    key: PRNGKeyArray,
-) -> tuple[_Point, Float[Array, "C B"]]:
-    """One HMC transition of every chain at temperature β, and its acceptance probability."""
-    key_momentum, key_jitter, key_accept = jax.random.split(key, 3)
-    shape, dtype = point.z.shape, point.z.dtype
-    momentum = jax.random.normal(key_momentum, shape, dtype)
-    jitter = jax.random.uniform(key_jitter, shape[:2], dtype, 1 - JITTER, 1 + JITTER)
-    step = (jnp.exp(log_step)[None] * jitter)[..., None]
-
-    def slope(p: _Point) -> Array:
-        return (1 - beta) * p.start_slope + beta * p.end_slope
-
-    def leap(carry: tuple[_Point, Array], half: Array) -> tuple[tuple[_Point, Array], None]:
-        here, momentum = carry
-        here = at(here.z + step * momentum)
-        return (here, momentum + half * step * slope(here)), None
-
-    # half a step of momentum first and last, whole ones between
-    factors = jnp.ones(num_leapfrog, dtype).at[-1].set(0.5)
-    start = momentum + 0.5 * step * slope(point)
-    (proposal, end), _ = jax.lax.scan(leap, (point, start), factors)
-
-    def energy(p: _Point, momentum: Array) -> Array:
-        return 0.5 * jnp.sum(jnp.square(momentum), axis=-1) - (1 - beta) * p.start - beta * p.end
-
-    excess = energy(proposal, end) - energy(point, momentum)
-    accepted = jnp.exp(-jnp.maximum(jnp.where(jnp.isnan(excess), jnp.inf, excess), 0))
-    take = jax.random.uniform(key_accept, shape[:2], dtype) < accepted
-
-    def choose(new: Array, old: Array) -> Array:
-        return jnp.where(take if new.ndim == 2 else take[..., None], new, old)
-
-    return jax.tree.map(choose, proposal, point), accepted
-
-
-def _at(model: LatentModel, theta: PyTree, x: Array, start: Any, z: Float[Array, "C B Z"]) -> _Point:
-    def first(z: Array) -> Array:
-        return model.log_prior(theta, z) if start is None else start.log_prob(z)
-
-    def last(z: Array) -> Array:
-        return model.log_prior(theta, z) + model.log_likelihood(theta, x, z)
-
-    (start_value, to_start), (end_value, to_end) = jax.vjp(first, z), jax.vjp(last, z)
-    (start_slope,), (end_slope,) = to_start(jnp.ones_like(start_value)), to_end(jnp.ones_like(end_value))
-    return _Point(z, start_value, end_value, start_slope, end_slope)
 
 
 def _from_prior(

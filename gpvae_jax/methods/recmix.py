@@ -10,11 +10,12 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from gpvae_jax.methods.vae import vae
 from gpvae_jax.mixtures import criteria
 from gpvae_jax.mixtures.bounds import all_to_all, component_metrics, over_components
-from gpvae_jax.mixtures.components import Components, beyond_base, components, perturbed
+from gpvae_jax.mixtures.components import Components, beyond_base, components
 from gpvae_jax.mixtures.mixing import Logits, logit, logits
 from gpvae_jax.mixtures.posterior import GaussianMixture, stick_breaking
 from gpvae_jax.naming import unknown
 from gpvae_jax.types import InferenceMethod, Info, LatentModel, Metrics, Network, Params
+from gpvae_jax.warm_start import PERTURBATION, warm_start
 
 REFINEMENTS = ("joint", "recursive", "newest")
 INITIALIZATIONS = ("perturbed", "fresh")
@@ -115,7 +116,7 @@ def growth(
     encoder: Network,
     *,
     initialization: str = "perturbed",
-    perturbation: float = 0.1,
+    perturbation: float = PERTURBATION,
     epsilon: str = "amortized",
     initial_epsilon: float = 0.1,
     shared_trunk: bool = False,
@@ -129,25 +130,28 @@ def growth(
     """
     if initialization not in INITIALIZATIONS:
         raise ValueError(unknown("initialization", initialization, INITIALIZATIONS))
-    first_logit(initial_epsilon, 1)
-    base = base or vae(model, encoder)
-    parts = components(base, shared_trunk=shared_trunk)
-    sticks = logits(epsilon, model.data_shape)
+    noise = perturbation if initialization == "perturbed" else None
+    count = components(base or vae(model, encoder), shared_trunk=shared_trunk).count
+
+    def of(params: Params, num_components: int, key: PRNGKeyArray) -> Params:
+        wider = recmix(
+            model,
+            encoder,
+            num_components=num_components,
+            epsilon=epsilon,
+            initial_epsilon=initial_epsilon,
+            shared_trunk=shared_trunk,
+            base=base,
+        )
+        key_fresh, key_noise = jax.random.split(key)
+        fresh = wider.init(key_fresh, jnp.zeros((1, *model.data_shape), jnp.result_type(float)))  # θ is replaced
+        return warm_start(fresh, params, key_noise, perturbation=noise)
 
     def start(params: Params) -> Params:
-        return Params(params.model, {"components": parts.start(params.inference), "epsilon": {}})
+        return of(params, 1, jax.random.key(0))  # one component: nothing random is kept
 
     def grow(params: Params, key: PRNGKeyArray) -> Params:
-        key_component, key_epsilon = jax.random.split(key)
-        phi = params.inference
-        if initialization == "fresh":
-            # only the inference side is kept, which no method's init takes from the data
-            new = base.init(key_component, jnp.zeros((1, *model.data_shape), jnp.result_type(float))).inference
-        else:
-            new = perturbed(key_component, parts.take(phi["components"], 0), perturbation)
-        value = first_logit(initial_epsilon, parts.count(phi["components"]))
-        epsilons = sticks.append(phi["epsilon"], sticks.init(key_epsilon, [value]))
-        return params._replace(inference={"components": parts.append(phi["components"], new), "epsilon": epsilons})
+        return of(params, count(params.inference["components"]) + 1, key)
 
     return Growth(start, grow)
 

@@ -23,9 +23,6 @@ class Components(NamedTuple):
 
     init: Callable[[PRNGKeyArray, Array, int], Params]  # (key, x[N, *D], M) -> θ, φ
     posterior: Callable[[PyTree, PyTree, PRNGKeyArray, Array], DiagonalGaussian]  # (θ, φ, key, x) -> [M, B, Z]
-    start: Callable[[PyTree], PyTree]  # the base's φ -> φ of one component
-    append: Callable[[PyTree, PyTree], PyTree]  # (φ of M, the base's φ) -> φ of M + 1
-    take: Callable[[PyTree, int], PyTree]  # (φ, m) -> the base's φ of component m
     count: Callable[[PyTree], int]  # M
 
 
@@ -47,27 +44,14 @@ def components(base: InferenceMethod, *, shared_trunk: bool = False, how: str = 
             )
         return axis
 
-    def start(phi: PyTree) -> PyTree:
-        return _map(lambda axis, leaf: leaf if axis is None else leaf[None], axes(phi), phi)
-
-    def append(phi: PyTree, new: PyTree) -> PyTree:
-        def join(axis: int | None, old: Array, leaf: Array) -> Array:
-            return old if axis is None else jnp.concatenate([old, leaf[None]])
-
-        return _map(join, axes(phi), phi, new)
-
-    def take(phi: PyTree, m: int) -> PyTree:
-        return _map(lambda axis, leaf: leaf if axis is None else leaf[m], axes(phi), phi)
-
     def count(phi: PyTree) -> int:
         return jax.tree.leaves(_map(lambda axis, leaf: None if axis is None else leaf, axes(phi), phi))[0].shape[0]
 
     def init(key: PRNGKeyArray, x: Float[Array, "N *D"], num_components: int) -> Params:
         first = base.init(key, x)
-        phi = start(first.inference)
-        for m in range(1, num_components):
-            phi = append(phi, base.init(beyond_base(key, m), x).inference)
-        return Params(first.model, phi)
+        each = [first.inference, *(base.init(beyond_base(key, m), x).inference for m in range(1, num_components))]
+        axis = axes(first.inference)
+        return Params(first.model, _map(lambda a, *leaves: leaves[0] if a is None else jnp.stack(leaves), axis, *each))
 
     def posterior(theta: PyTree, phi: PyTree, key: PRNGKeyArray, x: Float[Array, "B *D"]) -> DiagonalGaussian:
         def one(phi_m: PyTree, key_m: PRNGKeyArray) -> DiagonalGaussian:
@@ -81,7 +65,7 @@ def components(base: InferenceMethod, *, shared_trunk: bool = False, how: str = 
 
         return evaluate(one, (phi, jax.random.split(key, count(phi))), (axes(phi), 0), how)
 
-    return Components(init, posterior, start, append, take, count)
+    return Components(init, posterior, count)
 
 
 def beyond_base(key: PRNGKeyArray, number: int) -> PRNGKeyArray:

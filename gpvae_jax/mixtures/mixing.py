@@ -18,13 +18,12 @@ KINDS = ("amortized", "constant")
 class Logits(NamedTuple):
     """`init(key, values)` makes parameters of a logit per value, each starting there whatever the input.
 
-    `apply(params, x[B, *D])` gives logits [B, count]. `append(params, other)` puts other's logits behind. No logits
-    at all have the parameters {}, so that no array is empty.
+    `apply(params, x[B, *D])` gives logits [B, count]. No logits at all have the parameters {}, so that no array is
+    empty.
     """
 
     init: Callable[[PRNGKeyArray, Sequence[float]], PyTree]
     apply: Callable[[PyTree, Array], Float[Array, "B L"]]
-    append: Callable[[PyTree, PyTree], PyTree]
 
 
 def logits(kind: str, in_shape: Sequence[int]) -> Logits:
@@ -46,12 +45,7 @@ def logits(kind: str, in_shape: Sequence[int]) -> Logits:
             return jnp.zeros((x.shape[0], 0), x.dtype)
         return jax.vmap(one, in_axes=(0, None), out_axes=1)(params, x)
 
-    def append(params: PyTree, other: PyTree) -> PyTree:
-        if not jax.tree.leaves(params):
-            return other
-        return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), params, other)
-
-    return Logits(init_all, apply, append)
+    return Logits(init_all, apply)
 
 
 def logit(probability: float) -> float:
