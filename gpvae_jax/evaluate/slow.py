@@ -17,8 +17,8 @@ from gpvae_jax import runs
 from gpvae_jax.evaluate.ais import ais, sigmoid_schedule
 from gpvae_jax.evaluate.gaps import Gaps, gaps, optimal_elbos
 from gpvae_jax.evaluate.run import params_by_seed, summary
+from gpvae_jax.evaluate.scores import example_scores
 from gpvae_jax.evaluate.uncertainty import spearman
-from gpvae_jax.gp.errors import uncertainty
 from gpvae_jax.methods.svi import FAMILIES
 from gpvae_jax.types import Params
 
@@ -126,24 +126,9 @@ def uncertainty_summaries(run: runs.Run, optima: Arrays) -> dict[str, Any]:
     x = run.setup.observation.evaluate(jnp.asarray(run.setup.dataset.test[:count]))
     for seed, params in enumerate(params_by_seed(run)):
         gap = best[seed] - elbo[seed, :count]
-        scores = _scores(run, params, x) | {"negative_elbo": -elbo[seed, :count]}
+        scores = example_scores(run.setup.method, run.setup.model, params, x) | {"negative_elbo": -elbo[seed, :count]}
         made.append({name: spearman(score, gap)._asdict() for name, score in scores.items()})
     return {"examples": count, "spearman_with_amortization_gap": made}
-
-
-def _scores(run: runs.Run, params: Params, x: jax.Array) -> dict[str, np.ndarray]:
-    key_posterior, key_z = jax.random.split(jax.random.key(0))
-    q, info = jax.jit(run.setup.method.posterior)(params, key_posterior, x)
-    z, _ = q.sample_and_log_prob(key_z, 1)
-    mean = run.setup.model.mean(params.model, z[0])
-    scores = {"reconstruction_error": jnp.sum(jnp.square(x - mean).reshape(len(x), -1), axis=1)}
-    if hasattr(q, "variance"):
-        scores["posterior_variance"] = jnp.sum(q.variance, axis=1)
-    if "mean_variance" in info:
-        for prefix, relative in (("gp", False), ("gp_relative", True)):
-            found = uncertainty(info, relative=relative)
-            scores |= {f"{prefix}_{name}": getattr(found, name) for name in found._fields}
-    return {name: np.asarray(score, np.float64) for name, score in scores.items()}
 
 
 def _kept(

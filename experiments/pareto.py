@@ -1,0 +1,107 @@
+"""Likelihood against inference time: which method is worth its time, from a finished comparison.
+
+    gpvae compare --config experiments/pareto.json --out runs/pareto --num-samples 100 5000 --max-examples 1000
+    python -m experiments.pareto runs/pareto
+
+Every row of the comparison, its inference time measured anew, interleaved, in units of the first row's (the VAE): the
+share of the first row's amortization gap that its ELBO wins back (against the row "svi", where there is one), ELBO and
+IWAE bound paired per test image, and the Pareto front of each bound: the rows that no other beats in both. Named
+besides: the best row within 1, 2, 3, 5 and 10 times the first one's time. The comparison takes hours on a CPU, this
+a minute. Writes experiments/results/pareto.json and pareto.png.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from rich.table import Table
+
+from gpvae_jax import compare, plots, runs
+from gpvae_jax.commands import save_figure, use_compilation_cache
+from gpvae_jax.evaluate.paired import paired
+from gpvae_jax.progress import console, say
+
+RESULTS = Path(__file__).parent / "results"
+BUDGETS = (1, 2, 3, 5, 10)  # times the first row's inference time
+SLACK = 1.1  # a row a tenth over a budget is still within it: times of equal programs differ by as much
+
+
+@dataclasses.dataclass(frozen=True)
+class Pareto:
+    """Which comparison."""
+
+    folder: tyro.conf.Positional[Path]
+    config: Path = Path(__file__).parent / "pareto.json"
+    name: str = "pareto"
+    """Of the two files written."""
+
+
+def main(command: Pareto) -> None:
+    """Measure, print and draw."""
+    use_compilation_cache()
+    settings, labels = compare.config.read(command.config)
+    folders = {t: command.folder / compare.folder_name(t) for t in compare.configs(settings, labels, command.folder)}
+    compared = {title: runs.open_run(f) for title, f in folders.items() if (f / "results.json").is_file()}
+    made = compare.rows(compared)
+    values = {title: compare.test_values(run) for title, run in compared.items()}
+    rows = _rows({row.name: float(row.latency_ms or np.nan) for row in made}, values)
+    fronts = {
+        bound: front([row["time"] for row in rows], [row[bound]["mean"] for row in rows]) for bound in ("elbo", "iwae")
+    }
+    best = {f"{budget}×": _best_within(rows, budget) for budget in BUDGETS}
+    console.print(_table(rows, fronts))
+    for budget, names in best.items():
+        say(f"within {budget:>3} the first row's time: " + ", ".join(f"{b.upper()} {n}" for b, n in names.items()))
+    save_figure(plots.likelihood_against_time(made), RESULTS / f"{command.name}.png")
+    found = {"rows": rows, "front": {b: [rows[i]["name"] for i in f] for b, f in fronts.items()}, "best_within": best}
+    first = next(iter(compared.values()))
+    found |= {"test_images": made[0].num_examples, "seeds": first.setup.config.train.num_seeds or 1}
+    runs.write_json(RESULTS / f"{command.name}.json", found | {"environment": runs.environment()})
+
+
+def front(times: list[float], values: list[float]) -> list[int]:
+    """Indices, by rising time, of the points that no other is as fast as and better than."""
+    order, best, kept = sorted(range(len(times)), key=lambda i: (times[i], -values[i])), -np.inf, []
+    for i in order:
+        if values[i] > best:
+            best = values[i]
+            kept.append(i)
+    return kept
+
+
+def _rows(latency: dict[str, float], values: dict[str, dict[str, np.ndarray]]) -> list[dict[str, Any]]:
+    first = next(iter(values))
+    iwae = max((name for name in values[first] if name.startswith("iwae_")), key=lambda name: int(name[5:]))
+    gap = float(np.mean(values["svi"]["elbo"] - values[first]["elbo"])) if "svi" in values else None
+    rows = []
+    for title, of in values.items():
+        row: dict[str, Any] = {"name": title, "time": latency[title] / latency[first], "ms": latency[title]}
+        for bound, key in (("elbo", "elbo"), ("iwae", iwae)):
+            gain = paired(values[first][key], of[key])
+            row[bound] = {"mean": of[key].mean(), "gain": gain.mean, "se": gain.se, "se_seeds": gain.se_seeds}
+        row["share_of_gap"] = None if gap is None else row["elbo"]["gain"] / gap
+        rows.append(row)
+    return rows
+
+
+def _best_within(rows: list[dict[str, Any]], budget: float) -> dict[str, str]:
+    within = [row for row in rows if row["time"] <= SLACK * budget]
+    return {bound: max(within, key=lambda row: row[bound]["mean"])["name"] for bound in ("elbo", "iwae")}
+
+
+def _table(rows: list[dict[str, Any]], fronts: dict[str, list[int]]) -> Table:
+    table = Table(
+        "row", "time", "ELBO gain", "share of gap", "IWAE gain", "on the front of", title="against the first row"
+    )
+    for i, row in enumerate(rows):
+        gains = [f"{row[b]['gain']:+.2f} ± {row[b]['se']:.2f} ({row[b]['se_seeds']:.2f})" for b in ("elbo", "iwae")]
+        share = "" if row["share_of_gap"] is None else f"{100 * row['share_of_gap']:.0f} %"
+        on = ", ".join(bound.upper() for bound, kept in fronts.items() if i in kept)
+        table.add_row(row["name"], f"{row['time']:.2f}×", gains[0], share, gains[1], on)
+    return table
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Pareto, description=__doc__))
