@@ -6,8 +6,8 @@ The run's test images against each outlier set, binarised in the same way, and a
 ("noise"), and the test images with their pixels shuffled ("shuffled"). Scores: the GPVAE's uncertainty (of mean,
 of standard deviation, both; plain, and in units of the encoder's variance), the posterior's variance, the
 reconstruction error, the negative ELBO and IWAE-100, and typicality, |IWAE-100 − its mean on validation data|
-(Nalisnick et al. 2019). 0.5 is chance; below it the score is lower for strangers. All seeds, mean and standard error; a minute
-per seed on one CPU core. Writes experiments/results/out_of_distribution.json.
+(Nalisnick et al. 2019). 0.5 is chance; below it the score is lower for strangers. All seeds, mean and standard error;
+a minute per seed on one CPU core. Writes experiments/results/out_of_distribution.json.
 """
 
 import dataclasses

@@ -204,3 +204,14 @@ def test_needs_the_full_weight_posterior():
     q, info = method.posterior(params, jax.random.key(0), x)
     with pytest.raises(ValueError, match='weight_posterior="full"'):
         laplace(params, info, optima(q.moment_matched()))
+
+
+def test_few_examples_and_many_features_do_not_make_white_noise_run_away():
+    """60 residuals of constant variance, 40 features: on new examples v stays near that variance."""
+    rng = np.random.default_rng(10)
+    psi, new = (rng.normal(size=(n, 40)) / np.sqrt(40) for n in (60, 200))
+    residual, precision = rng.normal(size=(60, Z)), np.full((60, Z), 1e3)
+    _, noise = regress_with_noise(*float32(psi, residual, precision), 0.1)
+    v = np.asarray(white_noise(noise, *float32(new)))
+    assert (np.quantile(v, 0.95, axis=0) < 4).all()  # planted: 1; without a prior over its weights above 50
+    assert (np.quantile(v, 0.05, axis=0) > 0.1).all()

@@ -92,8 +92,10 @@ def regress_with_noise(
 ) -> tuple[Regression, PyTree]:
     """`regress` with white noise: r_i ~ N(Wψ_i, 1/λ_i + v(x_i)), log v affine in ψ, by `rounds` of EM.
 
-    E: the weight posterior given v. M: `steps` of Adam on E_{q(W)} Σ_i log N(r_i; Wψ_i, 1/λ_i + v(x_i)). v starts as
-    the constant that explains the residuals' mean square. Returns the regression and v's parameters (`white_noise`).
+    E: the weight posterior given v. M: `steps` of Adam on E_{q(W)} Σ_i log N(r_i; Wψ_i, 1/λ_i + v(x_i)) less
+    ½ |weights of log v|², a standard normal prior, without which v runs away where few examples meet many features.
+    v starts as the constant that explains the residuals' mean square. Returns the regression and v's parameters
+    (`white_noise`).
     """
     family = full()
     excess = jnp.mean(jnp.square(residual) - 1 / precision, axis=0)
@@ -109,7 +111,8 @@ def regress_with_noise(
 
         def negative(noise: PyTree) -> Array:
             total = 1 / precision + white_noise(noise, psi)
-            return 0.5 * jnp.mean(jnp.sum(jnp.log(total) + spread / total, axis=-1))
+            prior = jnp.sum(jnp.square(noise["weight"])) / len(psi)
+            return 0.5 * (jnp.mean(jnp.sum(jnp.log(total) + spread / total, axis=-1)) + prior)
 
         return _minimize(negative, noise, steps, learning_rate), None
 
