@@ -112,6 +112,10 @@ def training_data(config: Config, given: Dataset, dataset: Dataset) -> train.Tra
         source = given if config.data.binarization == "dynamic" else dataset  # dynamic draws are made in the step
         count = 4 * len(validation) // 5
         training, validation = source.validation[:count], validation[count:]
+    wanted = config.data.train_examples
+    if wanted is not None and not 0 < wanted <= len(training):
+        raise ValueError(f"train_examples must be from 1 to the {len(training)} there are, got {wanted}.")
+    training = training[:wanted]
     return train.TrainingData(jnp.asarray(training), jnp.asarray(validation))
 
 

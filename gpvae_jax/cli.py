@@ -59,6 +59,8 @@ class Evaluate:
     """iwae: ELBO, IWAE-K, effective sample size, Pareto k̂; ais: annealed importance sampling; gaps: approximation and
     amortization gap by per-example optimisation; uncertainty: does a score predict the amortization gap. All but the
     first are slow, keep what they have, and go on from it."""
+    split: str = "test"
+    """test; or validation, on which settings are chosen, for iwae alone (kept as validation.json)."""
     max_examples: int | None = None
     """Use only the first so many test examples."""
     slow_examples: int = 100

@@ -18,7 +18,7 @@ from gpvae_jax import build, cli, compare, plots, runs, train
 from gpvae_jax.config import Config
 from gpvae_jax.data import DATASETS, Dataset
 from gpvae_jax.evaluate import slow
-from gpvae_jax.evaluate.run import evaluate_run, params_by_seed, summary
+from gpvae_jax.evaluate.run import SPLITS, evaluate_run, params_by_seed, summary
 from gpvae_jax.likelihoods import LIKELIHOODS
 from gpvae_jax.methods import METHODS
 from gpvae_jax.naming import unknown
@@ -136,6 +136,12 @@ def evaluate_command(command: cli.Evaluate) -> None:
     for name in command.estimators:
         if name not in ESTIMATORS:
             raise ValueError(unknown("estimator", name, ESTIMATORS))
+    if command.split not in SPLITS:
+        raise ValueError(unknown("split", command.split, SPLITS))
+    if command.split != "test" and set(command.estimators) != {"iwae"}:
+        raise ValueError(
+            f"Only the estimator iwae knows the split '{command.split}'; leave the others to the test set."
+        )
     run = runs.open_run(command.run)
     describe(run)
     if command.refine is not None:
@@ -143,9 +149,9 @@ def evaluate_command(command: cli.Evaluate) -> None:
         run.folder.mkdir(parents=True, exist_ok=True)
     elif command.steps is not None or command.refine_settings:
         raise ValueError("--steps and --refine-settings are of a refinement; name it with --refine.")
-    path = run.folder / "results.json"
+    path = run.folder / SPLITS[command.split]
     if "iwae" in command.estimators or not path.is_file():
-        count = len(run.setup.dataset.test[: command.max_examples])
+        count = len(getattr(run.setup.dataset, command.split)[: command.max_examples])
         with bars() as progress:
             task = progress.add_task("evaluating", total=count * (run.setup.config.train.num_seeds or 1), text="")
             results = evaluate_run(
@@ -153,17 +159,19 @@ def evaluate_command(command: cli.Evaluate) -> None:
                 num_samples=command.num_samples,
                 max_examples=command.max_examples,
                 seed=command.seed,
+                split=command.split,
                 progress=lambda done: progress.update(task, completed=done),
             )
     else:
         results = json.loads(path.read_text())
-    for name, value in results["test"].items():
+    for name, value in results[command.split].items():
         say(f"  {name:<12} {value['mean']:10.3f} ± {value['stderr']:.3f}")
     if results.get("untrusted") is not None:
         say(f"  {'k̂ > 0.7':<12} {100 * results['untrusted']:10.1f} % of the examples")
     timing = results["latency_ms"]
     say(f"  {'inference':<12} {timing['median']:10.3f} ms per batch of {results['latency_batch']}")
-    say(f"{results['num_examples']} test examples; bounds in nats per example, ± standard error over examples.")
+    count = f"{results['num_examples']} {command.split} examples"
+    say(f"{count}; bounds in nats per example, ± standard error over examples.")
     results |= _slow_estimates(run, command, results["num_examples"])
     runs.write_json(path, results)
     say(f"Kept in {path}")

@@ -19,6 +19,8 @@ class DataConfig:
 
     name: Annotated[str, tyro.conf.arg(name="data")] = "digits"
     """A data set (see `gpvae list`), or the path of your own .npz or .npy file."""
+    train_examples: int | None = None
+    """Train on only so many examples, the first ones."""
     binarization: str | None = None
     """none, static (drawn once) or dynamic (drawn anew every time). By default dynamic where the Bernoulli likelihood
     meets grey images, otherwise none."""

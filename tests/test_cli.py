@@ -270,3 +270,18 @@ def test_slow_estimators_go_on_where_they_stopped(
 
     status, _, error = gpvae(capsys, "evaluate", str(folder), "--estimators", "iwea")
     assert (status, "did you mean 'iwae'" in error) == (1, True)
+
+
+def test_settings_are_chosen_on_the_validation_split(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, data: str
+) -> None:
+    folder = tmp_path / "run"
+    assert gpvae(capsys, "train", "--data", data, "--out", str(folder), *SMALL)[0] == 0
+    status, out, _ = gpvae(capsys, "evaluate", str(folder), "--split", "validation", "--num-samples", "2")
+    assert (status, "validation examples" in out) == (0, True)
+    assert "validation" in json.loads((folder / "validation.json").read_text())
+    assert not (folder / "test.npz").exists()
+    for wrong in (["--split", "tset"], ["--split", "validation", "--estimators", "ais"]):
+        status, _, error = gpvae(capsys, "evaluate", str(folder), *wrong)
+        assert status == 1
+        assert "split" in error

@@ -76,6 +76,16 @@ def test_held_out_examples_are_the_validation_set():
     np.testing.assert_array_equal(setup.dataset.test, plain.dataset.test)
 
 
+def test_a_small_training_set_is_the_first_examples():
+    values = {"method": "gpvae", "data": {"train_examples": 200}, "train": {"epochs": 1}}
+    dataset = load("digits")
+    setup = build.build(config.from_dict(values), dataset)
+    np.testing.assert_array_equal(setup.data.train, dataset.train[:200])
+    values["data"]["train_examples"] = 100_000
+    with pytest.raises(ValueError, match=f"from 1 to the {len(dataset.train)} there are"):
+        build.build(config.from_dict(values), dataset)
+
+
 def test_a_step_on_the_model_ignores_the_data_it_is_given():
     values = {"method": "vae", "model": {"latent_dim": 2, "hidden": [16]}}
     values["train"] = {"epochs": 1, "examples": "model", "start_from": "anything"}

@@ -10,11 +10,13 @@ import numpy as np
 from gpvae_jax import runs
 from gpvae_jax.evaluate.importance import importance_bounds
 from gpvae_jax.evaluate.latency import inference_call, measure
+from gpvae_jax.naming import unknown
 from gpvae_jax.networks import num_params
 from gpvae_jax.report import estimate
 from gpvae_jax.types import Params
 
 TRUSTED_K = 0.7  # largest Pareto k̂ at which an importance estimate can be relied on (Vehtari et al. 2024)
+SPLITS = {"test": "results.json", "validation": "validation.json"}  # split -> the file of its summary
 LATENCY_BATCH = 128  # the papers' batch for inference times
 
 
@@ -24,15 +26,19 @@ def evaluate_run(
     num_samples: tuple[int, ...],
     max_examples: int | None = None,
     seed: int = 0,
+    split: str = "test",
     progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Any]:
-    """Test bounds per example and per seed, and the latency of inference.
+    """Bounds per example and per seed, and the latency of inference.
 
     Writes `results.json` (means and standard errors, nats per example) and `test.npz` (arrays [R, N] for R seeds
-    and N test examples) into the run folder, and returns what results.json holds.
+    and N test examples) into the run folder, and returns what results.json holds. split: "test", or "validation", on
+    which settings are chosen, with files `validation.json` and `validation.npz`. Raises ValueError on another.
     """
+    if split not in SPLITS:
+        raise ValueError(unknown("split", split, SPLITS))
     setup, each = run.setup, params_by_seed(run)
-    raw = setup.dataset.test[:max_examples]
+    raw = getattr(setup.dataset, split)[:max_examples]
     values = [
         importance_bounds(
             setup.method,
@@ -58,15 +64,15 @@ def evaluate_run(
         "num_examples": len(raw),
         "num_seeds": len(each),
         "seed": seed,
-        "test": {name: summary(value) for name, value in arrays.items() if name != "pareto_k"},
+        split: {name: summary(value) for name, value in arrays.items() if name != "pareto_k"},
         "untrusted": untrusted(arrays["pareto_k"]),
         "latency_batch": min(LATENCY_BATCH, len(setup.dataset.test)),
         "latency_ms": measure({"inference": call})["inference"]._asdict(),
         "num_params": {"model": num_params(each[0].model), "inference": num_params(each[0].inference)},
         "environment": runs.environment(),
     }
-    runs.write_npz(run.folder / "test.npz", arrays)
-    runs.write_json(run.folder / "results.json", results)
+    runs.write_npz(run.folder / f"{split}.npz", arrays)
+    runs.write_json(run.folder / SPLITS[split], results)
     return results
 
 
