@@ -18,9 +18,9 @@ import numpy as np
 import tyro
 from rich.table import Table
 
+from experiments.gains import finished, gains
 from gpvae_jax import compare, plots, runs
 from gpvae_jax.commands import save_figure, use_compilation_cache
-from gpvae_jax.evaluate.paired import paired
 from gpvae_jax.progress import console, say
 
 RESULTS = Path(__file__).parent / "results"
@@ -41,12 +41,9 @@ class Pareto:
 def main(command: Pareto) -> None:
     """Measure, print and draw."""
     use_compilation_cache()
-    settings, labels = compare.config.read(command.config)
-    folders = {t: command.folder / compare.folder_name(t) for t in compare.configs(settings, labels, command.folder)}
-    compared = {title: runs.open_run(f) for title, f in folders.items() if (f / "results.json").is_file()}
+    compared = {t: runs.open_run(f) for t, f in finished(command.folder, command.config).items()}
     made = compare.rows(compared)
-    values = {title: compare.test_values(run) for title, run in compared.items()}
-    rows = _rows({row.name: float(row.latency_ms or np.nan) for row in made}, values)
+    rows = _rows({row.name: float(row.latency_ms or np.nan) for row in made}, gains(command.folder, command.config))
     fronts = {
         bound: front([row["time"] for row in rows], [row[bound]["mean"] for row in rows]) for bound in ("elbo", "iwae")
     }
@@ -71,19 +68,21 @@ def front(times: list[float], values: list[float]) -> list[int]:
     return kept
 
 
-def _rows(latency: dict[str, float], values: dict[str, dict[str, np.ndarray]]) -> list[dict[str, Any]]:
-    first = next(iter(values))
-    iwae = max((name for name in values[first] if name.startswith("iwae_")), key=lambda name: int(name[5:]))
-    gap = float(np.mean(values["svi"]["elbo"] - values[first]["elbo"])) if "svi" in values else None
-    rows = []
-    for title, of in values.items():
-        row: dict[str, Any] = {"name": title, "time": latency[title] / latency[first], "ms": latency[title]}
-        for bound, key in (("elbo", "elbo"), ("iwae", iwae)):
-            gain = paired(values[first][key], of[key])
-            row[bound] = {"mean": of[key].mean(), "gain": gain.mean, "se": gain.se, "se_seeds": gain.se_seeds}
-        row["share_of_gap"] = None if gap is None else row["elbo"]["gain"] / gap
-        rows.append(row)
-    return rows
+def _rows(latency: dict[str, float], found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The gains with times, the IWAE bound of the most samples as "iwae", and the share of the gap."""
+    first, iwae = found[0]["name"], max((n for n in found[0] if n.startswith("iwae_")), key=lambda n: int(n[5:]))
+    gap = next((row["elbo"]["gain"] for row in found if row["name"] == "svi"), None)
+    return [
+        {
+            "name": row["name"],
+            "time": latency[row["name"]] / latency[first],
+            "ms": latency[row["name"]],
+            "elbo": row["elbo"],
+            "iwae": row[iwae],
+            "share_of_gap": None if gap is None else row["elbo"]["gain"] / gap,
+        }
+        for row in found
+    ]
 
 
 def _best_within(rows: list[dict[str, Any]], budget: float) -> dict[str, str]:

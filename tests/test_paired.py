@@ -29,6 +29,14 @@ def test_the_error_over_seeds_is_that_of_two_sets_of_runs():
     assert np.isnan(paired(a[:1], b).se_seeds)
 
 
+def test_equal_seeds_are_paired():
+    """What both owe to the seed, such as the run they start from, is no error of their difference."""
+    a = bounds(seed_spread=5.0, noise=0.0, gain=0.0)
+    gain = paired(a, a + 0.3)
+    assert gain.se_seeds < 1e-9
+    assert gain.mean == pytest.approx(0.3)
+
+
 def test_false_findings_are_as_rare_as_they_should_be():
     p = [paired(bounds(seeds=1, seed_spread=0), bounds(seeds=1, seed_spread=0)).p_value for _ in range(400)]
     assert abs(np.mean(np.array(p) < ALPHA) - ALPHA) < 4 * np.sqrt(ALPHA * (1 - ALPHA) / 400)

@@ -38,8 +38,9 @@ class Verdict(NamedTuple):
 def paired(a: Float[np.ndarray, "R N"], b: Float[np.ndarray, "R N"]) -> Paired:
     """b less a, example by example. Raises ValueError where the examples differ in number.
 
-    The seeds of the two are independent trainings, so their error is that of a difference of two means. The test
-    assumes nothing of the differences' distribution but its symmetry.
+    Equal numbers of seeds are paired too, seed r of one with seed r of the other: right whether they are independent
+    trainings or, as after a warm start, share what the seed decides. Otherwise their error is that of a difference of
+    two means. The test assumes nothing of the differences' distribution but its symmetry.
     """
     from scipy import stats
 
@@ -51,7 +52,9 @@ def paired(a: Float[np.ndarray, "R N"], b: Float[np.ndarray, "R N"]) -> Paired:
     with np.errstate(invalid="ignore"):  # infinite bounds give NaN, which is shown
         difference = b.mean(axis=0) - a.mean(axis=0)
         se = _standard_error(difference)
-        seeds = math.hypot(_standard_error(a.mean(axis=1)), _standard_error(b.mean(axis=1)))
+        by_seed = a.mean(axis=1), b.mean(axis=1)
+        same = len(a) == len(b)
+        seeds = _standard_error(by_seed[1] - by_seed[0]) if same else math.hypot(*map(_standard_error, by_seed))
         finite = bool(np.all(np.isfinite(difference)))
     if not finite:
         return Paired(float(difference.mean()), math.nan, seeds, math.nan)
