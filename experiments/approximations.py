@@ -31,7 +31,7 @@ from rich.table import Table
 
 from gpvae_jax import likelihoods, networks, runs, train
 from gpvae_jax.commands import save_figure, use_compilation_cache
-from gpvae_jax.evaluate.grid import GridPosterior, grid_posterior
+from gpvae_jax.evaluate.grid import grid_posterior
 from gpvae_jax.evaluate.run import params_by_seed
 from gpvae_jax.gp.closed_form import closed_form
 from gpvae_jax.gp.errors import redraw
@@ -106,12 +106,12 @@ def main(command: Approximations) -> None:
         for title, problem in problems.items():
             grid = grid_posterior(problem.model, problem.trained.model, jnp.asarray(problem.test))
             base, _ = problem.base.posterior(problem.trained, jax.random.key(0), jnp.asarray(problem.test))
-            kls, redrawn = {"the encoder alone": grid.kl_from(_density(base, grid))}, {}
+            kls, redrawn = {"the encoder alone": grid.kl_of(base)}, {}
             for name, settings in VARIANTS.items():
                 progress.update(task, text=f"{title}: {name}")
                 method, params = _fitted(problem, name, settings, command)
                 q, info = method.posterior(params, jax.random.key(0), jnp.asarray(problem.test))
-                kls[name] = grid.kl_from(_density(q, grid))
+                kls[name] = grid.kl_of(q)
                 redrawn[name] = _cost_of_redrawing(problem.model, params, q, info, settings, problem.test)
                 progress.advance(task)
             found[title] = _summaries(kls, redrawn)
@@ -191,15 +191,6 @@ def _evaluated(observation: Observation) -> Callable[[Any, jax.Array], jax.Array
     return lambda key, raw: observation.evaluate(raw)
 
 
-def _density(q: Any, grid: GridPosterior) -> np.ndarray:
-    """log q(z|x_b) on each example's grid [B, G, G]."""
-    points = grid.points()
-    z = jnp.asarray(np.moveaxis(points.reshape(len(points), -1, 2), 0, 1), jnp.float32)  # [G², B, 2]
-    parts = jnp.array_split(z, 20)
-    log_prob = jax.jit(lambda q, z: q.log_prob(z))
-    return np.concatenate([np.asarray(log_prob(q, part), np.float64) for part in parts]).T.reshape(points.shape[:3])
-
-
 def _cost_of_redrawing(
     model: LatentModel,
     params: Params,
@@ -239,8 +230,8 @@ def _joint(run: runs.Run, examples: int) -> dict[str, Estimate]:
     grid = grid_posterior(run.setup.model, params.model, x)
     base = DiagonalGaussian(info["base_mean"], jnp.log(info["base_std"]))
     return {
-        "kl": estimate(grid.kl_from(_density(q, grid))),
-        "kl_of_base": estimate(grid.kl_from(_density(base, grid))),
+        "kl": estimate(grid.kl_of(q)),
+        "kl_of_base": estimate(grid.kl_of(base)),
         "log_evidence": estimate(grid.log_evidence),
     }
 

@@ -6,6 +6,7 @@ import pytest
 from scipy import stats
 
 from gpvae_jax.evaluate.grid import grid_posterior
+from gpvae_jax.posteriors import DiagonalGaussian
 from tests.exact import latent_model, random_model
 
 EXACT = random_model(data_dim=6, latent_dim=2, variance=0.02)  # narrow: some thirtieth of the grid's extent
@@ -41,6 +42,9 @@ def test_the_error_of_a_gaussian_is_exact():
     mean_field = 0.5 * (np.log(np.diagonal(np.linalg.inv(COVARIANCE))).sum() + np.linalg.slogdet(COVARIANCE)[1])
     np.testing.assert_allclose(GRID.kl_from(log_q), mean_field, rtol=0.01)
     assert np.all(np.abs(GRID.kl_from(GRID.log_density)) < 1e-9)
+    log_stds = np.broadcast_to(np.log(std), MEAN.shape)
+    q = DiagonalGaussian(jnp.asarray(MEAN, jnp.float32), jnp.asarray(log_stds, jnp.float32))
+    np.testing.assert_allclose(GRID.kl_of(q), mean_field, rtol=0.01)
 
 
 def test_the_grid_finds_two_separate_modes():

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +41,14 @@ class GridPosterior(NamedTuple):
         cell = self._log_cell()
         log_q = log_q - _logsumexp(log_q + cell)[:, None, None]
         return np.sum(np.exp(log_q + cell) * (log_q - self.log_density), axis=(1, 2))
+
+    def kl_of(self, q: Any) -> Float[np.ndarray, " B"]:
+        """`kl_from` of a posterior with `log_prob`, a batch of the same B examples."""
+        points = self.points()
+        z = jnp.asarray(np.moveaxis(points.reshape(len(points), -1, 2), 0, 1), jnp.result_type(float))  # [G², B, 2]
+        density = jax.jit(lambda q, z: q.log_prob(z))
+        parts = [np.asarray(density(q, part), np.float64) for part in jnp.array_split(z, 16)]
+        return self.kl_from(np.concatenate(parts).T.reshape(points.shape[:3]))
 
     def _log_cell(self) -> Float[np.ndarray, "B 1 1"]:
         area = (self.first[:, 1] - self.first[:, 0]) * (self.second[:, 1] - self.second[:, 0])

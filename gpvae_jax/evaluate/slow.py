@@ -5,7 +5,7 @@ it is asked for again with the same ones.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +65,13 @@ def optimal_bounds(
     run: runs.Run,
     *,
     max_examples: int,
+    families: Sequence[str] = FAMILIES,
     seed: int = 0,
     progress: Callable[[float], None] = lambda done: None,
 ) -> Arrays:
-    """L[q*] of the first test examples for the diagonal and the full Gaussian, [R, N], kept in optima-FAMILY.npz."""
+    """L[q*] of the first test examples for the Gaussians of these families, [R, N], kept in optima-FAMILY.npz."""
     setup, found = run.setup, {}
-    for part, family in enumerate(FAMILIES):
+    for part, family in enumerate(families):
         settings = {"examples": max_examples, "family": family, "seed": seed}
 
         def batches(
@@ -92,7 +93,7 @@ def optimal_bounds(
                 yield {"elbo": np.asarray(optimum.elbo), "converged": np.asarray(optimum.converged, np.float32)}
 
         def told(done: float, part: int = part) -> None:
-            progress((part + done) / len(FAMILIES))
+            progress((part + done) / len(families))
 
         found[family] = _kept(run, f"optima-{family}.npz", settings, batches, told)["elbo"]
     return found
