@@ -66,13 +66,10 @@ def test_evaluate_shares_what_has_no_axis(how):
     np.testing.assert_allclose(result["sum"], np.asarray(stacked) @ np.asarray(shared))
 
 
-@pytest.mark.parametrize(
-    ("backend", "shape", "loop"),
-    [("cpu", (2, 4, 4, 1, 3), True), ("cpu", (2, 7, 3), False), ("gpu", (2, 4, 4, 1, 3), False)],
-)
-def test_auto_loops_over_convolutions_on_a_cpu_only(monkeypatch, backend, shape, loop):
+@pytest.mark.parametrize(("backend", "loop"), [("cpu", True), ("gpu", False)])
+def test_auto_loops_on_a_cpu_only(monkeypatch, backend, loop):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    program = jax.make_jaxpr(lambda kernels: evaluate(jnp.sum, (kernels,), (0,)))(jnp.zeros(shape))
+    program = jax.make_jaxpr(lambda kernels: evaluate(jnp.sum, (kernels,), (0,)))(jnp.zeros((2, 7, 3)))
     assert ("scan" in str(program)) == loop
 
 
