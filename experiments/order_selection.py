@@ -5,10 +5,10 @@
 
 A VAE is trained (20 epochs, KL warm-up over the first 5), then grown one component at a time, each order trained
 jointly for 10 epochs, order 1 too. As a control, order 1 is also trained for as long as all orders together: what it
-gains by that is not the components' doing. After each order the ELBO of every validation image (8 draws per component, averaged over 3 seeds) is
-compared with the order before, image by image; the first order whose successor does not gain more than one standard
-error is chosen, and not more than --largest are tried. Prints the curve and the reason. About an hour on one CPU core
-for MNIST up to order 5. Writes experiments/results/NAME.json and NAME.png.
+gains by that is not the components' doing. After each order the ELBO of every validation image (8 draws per component,
+averaged over 3 seeds) is compared with the order before, image by image; the first order whose successor does not
+gain more than one standard error is chosen, and not more than --largest are tried. Prints the curve and the reason.
+About an hour on one CPU core for MNIST up to order 5. Writes experiments/results/NAME.json and NAME.png.
 """
 
 import dataclasses
