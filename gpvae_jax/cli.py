@@ -1,4 +1,4 @@
-"""The command line: `gpvae train | evaluate | compare | sample | plot | list`.
+"""The command line: `gpvae train | evaluate | compare | sample | plot | export | list`.
 
 This file knows the arguments and nothing else; it imports neither JAX nor Flax, so that `--help` answers at once.
 """
@@ -117,6 +117,19 @@ class Plot:
 
 
 @dataclass(frozen=True)
+class Export:
+    """Write a trained run's inference, parameters included, as one program that runs with JAX alone."""
+
+    run: tyro.conf.Positional[Path]
+    out: Path | None = None
+    """Where to write (default: inference.jaxexport in the run folder)."""
+    num_samples: int = 1
+    """Draws of z per call."""
+    member: int = 0
+    """Which of the run's seeds, counted from 0."""
+
+
+@dataclass(frozen=True)
 class List:
     """List methods with their settings, data sets, likelihoods and architectures."""
 
@@ -127,6 +140,7 @@ COMMANDS: dict[str, type] = {
     "compare": Compare,
     "sample": Sample,
     "plot": Plot,
+    "export": Export,
     "list": List,
 }
 

@@ -17,6 +17,7 @@ from rich.progress import Progress, TaskID
 from gpvae_jax import build, cli, compare, plots, runs, train
 from gpvae_jax.config import Config
 from gpvae_jax.data import DATASETS, Dataset
+from gpvae_jax.deploy import PLATFORMS, export_inference
 from gpvae_jax.evaluate import slow
 from gpvae_jax.evaluate.run import SPLITS, evaluate_run, params_by_seed, summary
 from gpvae_jax.likelihoods import LIKELIHOODS
@@ -38,6 +39,7 @@ def run(command: Any) -> None:
         cli.Compare: compare_command,
         cli.Sample: sample_command,
         cli.Plot: plot_command,
+        cli.Export: export_command,
         cli.List: list_command,
     }
     carry_out[type(command)](command)
@@ -304,6 +306,21 @@ def plot_command(command: cli.Plot) -> None:
     for file, figure in figures.items():
         save_figure(figure, out / file)
         say(f"{out / file}")
+
+
+def export_command(command: cli.Export) -> None:
+    """Write a run's inference as a program of its own."""
+    run = runs.open_run(command.run)
+    each = params_by_seed(run)
+    if not 0 <= command.member < len(each):
+        raise ValueError(f"--member must be from 0 to {len(each) - 1}, the run's seeds, got {command.member}.")
+    setup, out = run.setup, command.out or command.run / "inference.jaxexport"
+    content = export_inference(setup.method, setup.model, each[command.member], num_samples=command.num_samples)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    runs.write_bytes(out, content)
+    size, shape = len(content) / 2**20, "×".join(map(str, setup.model.data_shape))
+    say(f"{out}: {size:.1f} MiB, takes a seed (uint32) and x of shape B×{shape} (float32), for {', '.join(PLATFORMS)}")
+    say(f"Load it with jax.export.deserialize, or gpvae_jax.deploy.load_inference({str(out)!r}).")
 
 
 def save_figure(figure: Any, path: Path) -> None:
