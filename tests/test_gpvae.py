@@ -130,6 +130,19 @@ def test_feature_networks(settings, width, parts):
     assert all(np.any(leaf) for leaf in jax.tree.leaves(grads.inference.get("features", {})))
 
 
+def test_unit_features_give_every_input_the_same_prior_variance():
+    method = make(unit_features=True, own_features=True)
+    params = method.init(KEY, BATCH_X)
+    _, info = method.posterior(params, KEY, BATCH_X)
+    np.testing.assert_allclose(np.square(info["features"]).sum(axis=1), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(info["mean_variance"], 1e-3, rtol=1e-5)  # of weights that all have their start's
+    silent = jax.tree.map(jnp.zeros_like, params.inference["features"])
+    grads = jax.grad(lambda phi: method.loss(params._replace(inference=phi), KEY, BATCH_X)[0])(
+        params.inference | {"features": silent}
+    )
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(grads))
+
+
 def average_elbo(method: InferenceMethod, params: Params, repeats: int = 200) -> np.ndarray:
     losses = jax.jit(jax.vmap(lambda key: method.loss(params, key, BATCH_X)[1]["elbo"]))
     return np.asarray(losses(jax.random.split(jax.random.key(2), repeats)), np.float64)

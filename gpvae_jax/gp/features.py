@@ -5,11 +5,14 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from gpvae_jax.networks import linear
 from gpvae_jax.posteriors import DiagonalGaussian, diagonal_gaussian
 from gpvae_jax.types import InferenceMethod, Info, LatentModel, Network, Params
+
+TINY = 1e-12  # squared norm below which unit features fade to zero: a network whose units are all off
 
 
 class Encoding(NamedTuple):
@@ -27,8 +30,11 @@ def encode_with_features(
     feature_network: Network | None,
     features: int,
     own_features: bool,
+    unit_features: bool = False,
 ) -> Encoding:
     """The encoding that `gpvae`'s arguments of these names describe; φ holds {"base": …, "features": …}.
+
+    ψ is the features' scaled by 1/√F, or with unit_features by their norm.
 
     Raises ValueError where the features of one example are no vector or their network expects other data, and in
     use where the base's posterior is no `DiagonalGaussian`.
@@ -56,6 +62,8 @@ def encode_with_features(
             psi = own.apply(phi["features"]["network"], x)
         if projection is not None:
             psi = projection.apply(phi["features"]["projection"], psi)
+        if unit_features:
+            return q, info, psi * jax.lax.rsqrt(jnp.sum(jnp.square(psi), axis=-1, keepdims=True) + TINY)
         return q, info, psi / math.sqrt(width)
 
     return Encoding(init, apply, width)

@@ -32,6 +32,7 @@ def gpvae(
     feature_network: Network | None = None,
     features: int = 0,
     own_features: bool = False,
+    unit_features: bool = False,
     weight_posterior: str = "diagonal",
     rank: int = 8,
     prior_scale: float = 1.0,
@@ -55,7 +56,9 @@ def gpvae(
     base: the method whose errors are modelled, any with a `DiagonalGaussian` posterior (default `vae(model, encoder)`).
     ψ: without a base the encoder's last hidden layer, of which there is then one evaluation. With own_features, a
        base or a feature_network, ψ has its own network x[B, *D] -> [B, F]: feature_network, else one built like
-       `encoder`. features > 0 puts a linear map to that width on top. ψ is scaled by 1/√F.
+       `encoder`. features > 0 puts a linear map to that width on top. ψ is scaled by 1/√F; with unit_features by its
+       norm, so that k(x, x) = τ² everywhere (derived). Otherwise an input that excites few features counts as certain,
+       and a feature network of its own can lower the variance by falling silent, which it does.
     weight_posterior: "diagonal", "low_rank" (of `rank`), "full" or "shared"; costs in `gp.weights`.
     prior_scale: τ of the weights' prior N(0, τ² I); learn_prior_scale starts there, one τ for f and one for h.
     start_variance: of every weight, above 0. Their means start at 0.
@@ -71,7 +74,7 @@ def gpvae(
     positive = {"start_variance": start_variance, "prior_scale": prior_scale, "num_samples": num_samples}
     _check(objective, positive, num_data, quadrature, features)
     family = weight_posterior_by_name(weight_posterior, rank)
-    encoding = encode_with_features(model, encoder, base, feature_network, features, own_features)
+    encoding = encode_with_features(model, encoder, base, feature_network, features, own_features, unit_features)
 
     def init(key: PRNGKeyArray, x: Float[Array, "N *D"]) -> Params:
         start = (vae(model, encoder) if base is None else base).init(key, x)
