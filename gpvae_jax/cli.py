@@ -109,7 +109,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Plot:
-    """Draw a run's learning curve, reconstructions and prior samples."""
+    """Draw a run's learning curve, reconstructions, prior samples, and its posteriors over the true ones."""
 
     run: tyro.conf.Positional[Path]
     out: Path | None = None

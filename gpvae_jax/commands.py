@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from rich.progress import Progress, TaskID
 
@@ -19,6 +20,7 @@ from gpvae_jax.config import Config
 from gpvae_jax.data import DATASETS, Dataset
 from gpvae_jax.deploy import PLATFORMS, export_inference
 from gpvae_jax.evaluate import slow
+from gpvae_jax.evaluate.panels import posterior_panels_of
 from gpvae_jax.evaluate.run import SPLITS, evaluate_run, params_by_seed, summary
 from gpvae_jax.likelihoods import LIKELIHOODS
 from gpvae_jax.methods import METHODS
@@ -291,6 +293,9 @@ def sample_command(command: cli.Sample) -> None:
     say(f"{command.count} samples: {out / 'samples.png'} (means), {out / 'samples.npz'} (z, x and mean)")
 
 
+POSTERIORS = 6  # test examples whose posteriors are drawn
+
+
 def plot_command(command: cli.Plot) -> None:
     """Draw what a run folder holds."""
     run = runs.open_run(command.run)
@@ -303,6 +308,9 @@ def plot_command(command: cli.Plot) -> None:
         "reconstructions.png": plots.reconstructions(x, {name: compare.reconstruct(run, params, x)}),
         "prior_samples.png": plots.prior_samples({name: compare.draw(run, params, 4 * compare.SHOWN, seed=0)}),
     }
+    if run.setup.model.latent_dim > 1:
+        panels = posterior_panels_of(run.setup.method, run.setup.model, params, jnp.asarray(x[:POSTERIORS]))
+        figures["posteriors.png"] = plots.posterior_panels(panels)
     for file, figure in figures.items():
         save_figure(figure, out / file)
         say(f"{out / file}")

@@ -61,7 +61,7 @@ def test_train_evaluate_sample_plot(
         assert arrays["x"].shape == (5, 4, 4, 1)
         assert set(np.unique(arrays["x"])) <= {0.0, 1.0}
     assert gpvae(capsys, "plot", str(folder))[0] == 0
-    for name in ("samples.png", "learning_curve.png", "reconstructions.png", "prior_samples.png"):
+    for name in ("samples.png", "learning_curve.png", "reconstructions.png", "prior_samples.png", "posteriors.png"):
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gpvae_jax.evaluate.grid import grid_posterior
+from gpvae_jax.evaluate.grid import grid_posterior, grid_slice, most_divergent
 from gpvae_jax.posteriors import DiagonalGaussian
 from tests.exact import latent_model, random_model
 
@@ -65,3 +65,26 @@ def test_other_latents_are_refused():
     exact = random_model(latent_dim=3)
     with pytest.raises(ValueError, match="needs a model with 2 latents, got 3"):
         grid_posterior(latent_model(exact), exact.theta(), jnp.zeros((1, 5)))
+
+
+def test_a_plane_of_three_latents_is_the_conditional():
+    exact = random_model(data_dim=6, latent_dim=3, variance=0.02)
+    x = exact.data(seed=4, count=2)
+    mean, covariance = exact.posterior(x)
+    center, pairs = mean + 0.02, np.array([[0, 2], [1, 2]])
+    grid = grid_slice(latent_model(exact), exact.theta(), jnp.asarray(x, jnp.float32), center, pairs)
+    precision = np.linalg.inv(covariance)
+    for b, pair in enumerate(pairs):
+        rest = np.setdiff1d(np.arange(3), pair)
+        inside = np.linalg.inv(precision[np.ix_(pair, pair)])
+        expected = mean[b, pair] - inside @ precision[np.ix_(pair, rest)] @ (center[b, rest] - mean[b, rest])
+        points = grid.points()
+        found = [grid.expectation(points[..., i])[b] for i in range(2)]
+        np.testing.assert_allclose(found, expected, atol=2e-3)
+
+
+def test_the_most_divergent_coordinates():
+    mean, std = np.zeros((2, 4)), np.ones((2, 4))
+    best_mean, best_std = mean.copy(), std.copy()
+    best_mean[0, [1, 3]], best_mean[1, 0], best_std[1, 2] = 2.0, -1.0, 0.1
+    np.testing.assert_array_equal(most_divergent(mean, std, best_mean, best_std), [[1, 3], [0, 2]])

@@ -1,4 +1,4 @@
-"""The true posterior p(z|x) of a model with two latents, on a grid: exact, where all else is an estimate."""
+"""The true posterior p(z|x) on a grid: exact for two latents, where all else is an estimate; of more, a plane of it."""
 
 import functools
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from gpvae_jax.types import LatentModel
 
@@ -66,13 +66,49 @@ def grid_posterior(
     """
     if model.latent_dim != 2:
         raise ValueError(f"A grid needs a model with 2 latents, got {model.latent_dim}; train one with --latent-dim 2.")
+    coordinates = np.broadcast_to(np.arange(2), (len(x), 2))
+    return grid_slice(model, theta, x, np.zeros((len(x), 2)), coordinates, size=size, extent=extent)
+
+
+def grid_slice(
+    model: LatentModel,
+    theta: PyTree,
+    x: Float[Array, "B *D"],
+    center: Float[np.ndarray, "B Z"],
+    coordinates: Int[np.ndarray, "B 2"],
+    *,
+    size: int = 150,
+    extent: float = 6.0,
+) -> GridPosterior:
+    """`grid_posterior` over two coordinates of each example, the others held at `center`: p(z_i, z_j | the others, x).
+
+    Its log_evidence is log ∫ p(x, z) over the plane, a joint density of x and the coordinates held.
+    """
+    plane = _Plane(model, theta, x, np.asarray(center, np.float64), np.asarray(coordinates))
     axis = np.broadcast_to(np.linspace(-extent, extent, size), (len(x), size))
-    log_joint = _on_grid(model, theta, x, axis, axis)
+    log_joint = _on_grid(plane, axis, axis)
     first, second = (_window(axis, log_joint.max(axis=other)) for other in (2, 1))
-    log_joint = _on_grid(model, theta, x, first, second)
+    log_joint = _on_grid(plane, first, second)
     area = (first[:, 1] - first[:, 0]) * (second[:, 1] - second[:, 0])
     evidence = _logsumexp(log_joint) + np.log(area)
     return GridPosterior(first, second, log_joint - evidence[:, None, None], evidence)
+
+
+def most_divergent(
+    mean: Float[np.ndarray, "B Z"], std: Float[np.ndarray, "B Z"], best_mean: Any, best_std: Any
+) -> Int[np.ndarray, "B 2"]:
+    """The two coordinates of each example in which N(mean, std²) has the greatest KL to N(best_mean, best_std²)."""
+    ratio = np.square(std / best_std)
+    divergence = 0.5 * (np.square((best_mean - mean) / best_std) + ratio - 1 - np.log(ratio))
+    return np.sort(np.argsort(divergence, axis=1)[:, -2:], axis=1)
+
+
+class _Plane(NamedTuple):
+    model: LatentModel
+    theta: PyTree
+    x: Array
+    center: np.ndarray
+    coordinates: np.ndarray
 
 
 def _window(axis: np.ndarray, profile: np.ndarray) -> np.ndarray:
@@ -85,16 +121,18 @@ def _window(axis: np.ndarray, profile: np.ndarray) -> np.ndarray:
     return np.linspace(axis[rows, low], axis[rows, high], size, axis=1)
 
 
-def _on_grid(model: LatentModel, theta: PyTree, x: Array, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+def _on_grid(plane: _Plane, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """log p(x, z) [B, G, G] in float64, decoded ROWS points at a time."""
-    size = first.shape[1]
-    evaluate = _evaluator(model)
+    x, size = plane.x, first.shape[1]
+    evaluate = _evaluator(plane.model)
     result = np.empty((len(x), size * size))
     for b in range(len(x)):
-        z = np.stack(np.meshgrid(first[b], second[b], indexing="ij"), axis=-1).reshape(-1, 2)
-        filled = np.concatenate([z, np.zeros((-len(z) % ROWS, 2))]).astype(x.dtype)  # one shape, compiled once
-        parts = [evaluate(theta, x[b : b + 1], jnp.asarray(part[:, None])) for part in filled.reshape(-1, ROWS, 2)]
-        result[b] = np.concatenate(jax.device_get(parts)).astype(np.float64)[: len(z)]
+        pair = np.stack(np.meshgrid(first[b], second[b], indexing="ij"), axis=-1).reshape(-1, 2)
+        z = np.repeat(plane.center[b][None], len(pair) + -len(pair) % ROWS, axis=0)  # one shape, compiled once
+        z[: len(pair), plane.coordinates[b]] = pair
+        blocks = z.astype(x.dtype).reshape(-1, ROWS, 1, z.shape[1])
+        parts = [evaluate(plane.theta, x[b : b + 1], jnp.asarray(block)) for block in blocks]
+        result[b] = np.concatenate(jax.device_get(parts)).astype(np.float64)[: len(pair)]
     return result.reshape(-1, size, size)
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 # drops of log p(z|x) below its top, nats: the contours' meaning does not hang on the posterior's width
 LEVELS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+_SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 _COLORS = ("#D55E00", "#0072B2", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
@@ -29,12 +30,13 @@ class Panel(NamedTuple):
     """One example: its true posterior, what stands over it, and the images below it."""
 
     title: str
-    first: np.ndarray  # grid values [G] of z₁
-    second: np.ndarray  # [G] of z₂
+    first: np.ndarray  # grid values [G] of the first latent
+    second: np.ndarray  # [G] of the second
     log_density: np.ndarray  # log p(z|x) [G, G], nats
     gaussians: Sequence[Gaussian] = ()
     samples: np.ndarray | None = None  # [n, 2]
     images: Sequence[tuple[str, np.ndarray]] = ()  # (what it is, [H, W] or [H, W, C] in [0, 1])
+    coordinates: tuple[int, int] = (0, 1)  # which latents the axes are, counted from 0
 
 
 def posterior_panels(panels: Sequence[Panel], columns: int = 6) -> "Figure":
@@ -90,8 +92,9 @@ def _draw_posterior(axes: "Axes", panel: Panel, labels: dict[str, str]) -> None:
             )
     axes.set_title(plain(panel.title), fontsize=8, color=INK)
     axes.set(xlim=panel.first[[0, -1]], ylim=panel.second[[0, -1]])
-    axes.set_xlabel("z₁", fontsize=8, labelpad=1)
-    axes.set_ylabel("z₂", fontsize=8, labelpad=1)
+    names = [f"z{str(number + 1).translate(_SUBSCRIPTS)}" for number in panel.coordinates]
+    axes.set_xlabel(names[0], fontsize=8, labelpad=1)
+    axes.set_ylabel(names[1], fontsize=8, labelpad=1)
     axes.tick_params(labelsize=6, color=FAINT, labelcolor=INK)
     axes.spines[:].set_color(FAINT)
 
