@@ -256,15 +256,18 @@ def _figure(found: dict[str, dict[str, Any]]) -> Any:
 
     figure = Figure((9.5, 4.6), layout="constrained", facecolor="white")
     all_axes = figure.subplots(1, len(found), sharey=True)
+    names = ["the encoder alone", *(name for name in VARIANTS if name != REFERENCE)]  # one row each in every panel
     for axes, (title, rows) in zip(all_axes, found.items(), strict=True):
-        names = [name for name in rows if name != REFERENCE]
-        values = [rows[name]["against_reference"] for name in names]
-        places = np.arange(len(names))[::-1]
+        values = [rows[name]["against_reference"] for name in names if name in rows]
+        places = np.array([len(names) - i for i, name in enumerate(names) if name in rows])
         bars_of = partial(axes.errorbar, fmt="o", color="#0072B2", ecolor="#0072B2", markersize=5, capsize=2)
         bars_of([v.mean for v in values], places, xerr=[2 * v.se for v in values])
         axes.axvline(0, color="#888888", linewidth=0.8)
         axes.set(
-            yticks=places, yticklabels=names, title=title, xlabel=f"KL(q ‖ p(z|x)) less that of\n“{REFERENCE}” (nats)"
+            yticks=range(len(names), 0, -1),
+            yticklabels=names,
+            title=title,
+            xlabel=f"KL(q ‖ p(z|x)) less that of\n“{REFERENCE}” (nats)",
         )
         axes.set_xscale("symlog", linthresh=0.01)
         axes.spines[["top", "right"]].set_visible(False)
