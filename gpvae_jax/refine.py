@@ -1,10 +1,10 @@
 """Refinement at test time: a finished run's amortized posterior as the start of another method's steps."""
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from gpvae_jax.build import build_encoder, parse_settings
+from gpvae_jax.compare import folder_name
 from gpvae_jax.methods.gpvae import as_gaussian
 from gpvae_jax.methods.newton import newton
 from gpvae_jax.methods.savi import savi
@@ -50,6 +50,6 @@ def refined(run: Run, name: str, steps: int | None = None, settings: Sequence[st
         phi = params.inference if name == "svi" else {"base": params.inference}  # svi's φ is its base's
         return inner.posterior(Params(params.model, phi), key, x)
 
-    label = re.sub(r"[^\w.]+", "-", "-".join([name, *(f"{key}-{value}" for key, value in sorted(chosen.items()))]))
+    label = folder_name(":".join([name, *(f"{key}={value}" for key, value in sorted(chosen.items()))]))
     method = setup.method._replace(posterior=posterior)
     return Run(run.folder / "refined" / label, setup._replace(method=method), run.folder)

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpvae_jax import cli, commands, compare, progress, runs
+from gpvae_jax import cli, commands, compare, progress, runs, train
+from gpvae_jax.commands import training
 from gpvae_jax.evaluate import slow
 from gpvae_jax.methods import METHODS
 from tests.cases import assert_close
@@ -214,8 +215,8 @@ def test_tensorboard_writes_each_metric(tmp_path: Path, monkeypatch: pytest.Monk
         def flush(self) -> None: ...
 
     monkeypatch.setitem(sys.modules, "tensorboardX", type("module", (), {"SummaryWriter": Writer}))
-    write = commands._tensorboard(tmp_path)
-    record = commands.train.Record(3, {"elbo": np.array([1.0, 2.0]), "kl": 0.5}, 0.1, None)
+    write = training._tensorboard(tmp_path)
+    record = train.Record(3, {"elbo": np.array([1.0, 2.0]), "kl": 0.5}, 0.1, None)
     write(record)
     assert written == [("elbo/0", 1.0, 3), ("elbo/1", 2.0, 3), ("kl", 0.5, 3)]
 

@@ -1,0 +1,74 @@
+"""`gpvae compare`: several methods, trained, evaluated and put side by side."""
+
+import functools
+import json
+import shlex
+import sys
+from collections.abc import Callable
+
+from rich.progress import Progress, TaskID
+
+from gpvae_jax import build, cli, compare, runs
+from gpvae_jax.commands.training import progress_text
+from gpvae_jax.config import Config
+from gpvae_jax.data import Dataset
+from gpvae_jax.evaluate.run import evaluate_run
+from gpvae_jax.methods import METHODS
+from gpvae_jax.progress import STEPS, bars, console, say
+from gpvae_jax.report import table
+
+
+def compare_command(command: cli.Compare) -> None:
+    """Train what is not yet trained, evaluate what is not yet evaluated, and write the report."""
+    wanted = compare.configs(command.run, command.methods or tuple(METHODS), command.out)
+    data = runs.load_data(command.run)
+    wanted = {label: build.build(settings, data).config for label, settings in wanted.items()}  # all checked first
+    compared = {}
+    with bars() as progress:
+        task = progress.add_task("comparing", total=STEPS * len(wanted), text="")
+        for number, (label, settings) in enumerate(wanted.items()):
+            step = functools.partial(_advance, progress, task, STEPS * number, label)
+            compared[label] = _finish_run(command, compare.folder_name(label), settings, data, step)
+        progress.update(task, text="timing inference and writing the report")
+        made, path = compare.report(command.out, compared, shlex.join(["gpvae", *sys.argv[1:]]))
+        progress.update(task, text="")
+    console.print(table(made, "rich"))
+    say(compare.conclusion(compared))
+    say(f"Report: {path}   the table as Markdown, CSV and LaTeX beside it, one run folder per method")
+
+
+def _advance(progress: Progress, task: TaskID, start: int, label: str, done: float, text: str) -> None:
+    progress.update(task, completed=round(start + done * STEPS), text=f"{label}: {text}")
+
+
+def _finish_run(
+    command: cli.Compare, name: str, settings: Config, data: Dataset, step: Callable[[float, str], None]
+) -> runs.Run:
+    """A trained and evaluated run in its folder, doing only what is still missing."""
+    folder = command.out / name
+    exists = (folder / "config.json").exists()
+    run = runs.open_run(folder, data) if exists else runs.create(folder, settings, data)
+    compare.same_settings(run, settings)
+    if not _evaluated(run, command):
+        step(0.0, "compiling")
+        for record in runs.records(run, resume=True, progress=lambda done: step(0.8 * done, "fitting in closed form")):
+            step(0.8 * record.epoch / settings.train.epochs, progress_text(record))
+        step(0.8, "evaluating")
+        count = len(run.setup.dataset.test[: command.max_examples]) * (settings.train.num_seeds or 1)
+        evaluate_run(
+            run,
+            num_samples=command.num_samples,
+            max_examples=command.max_examples,
+            progress=lambda done: step(0.8 + 0.2 * done / count, "evaluating"),
+        )
+    step(1.0, "done")
+    return run
+
+
+def _evaluated(run: runs.Run, command: cli.Compare) -> bool:
+    path = run.folder / "results.json"
+    if not path.is_file():
+        return False
+    results = json.loads(path.read_text())
+    count = len(run.setup.dataset.test[: command.max_examples])
+    return (results["num_samples"], results["num_examples"]) == (list(command.num_samples), count)

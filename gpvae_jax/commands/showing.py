@@ -1,0 +1,92 @@
+"""`gpvae sample`, `plot`, `export` and `list`: what there is, and what a finished run can give."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gpvae_jax import build, cli, compare, plots, runs
+from gpvae_jax.data import DATASETS
+from gpvae_jax.deploy import PLATFORMS, export_inference
+from gpvae_jax.evaluate.panels import posterior_panels_of
+from gpvae_jax.evaluate.run import params_by_seed
+from gpvae_jax.likelihoods import LIKELIHOODS
+from gpvae_jax.methods import METHODS
+from gpvae_jax.observation import BINARIZATIONS
+from gpvae_jax.progress import say
+from gpvae_jax.report import png
+
+
+def sample_command(command: cli.Sample) -> None:
+    """Draw examples from a trained model: samples.png and samples.npz."""
+    if command.count < 1:
+        raise ValueError(f"--count must be at least 1, got {command.count}.")
+    run = runs.open_run(command.run)
+    params = params_by_seed(run)[0]
+    out = command.out or command.run
+    out.mkdir(parents=True, exist_ok=True)
+    z, x = run.setup.model.sample(params.model, jax.random.key(command.seed), command.count)
+    mean = np.asarray(run.setup.model.mean(params.model, z))
+    runs.write_npz(out / "samples.npz", {"z": np.asarray(z), "x": np.asarray(x), "mean": mean})
+    save_figure(plots.images_grid(mean, columns=math.ceil(math.sqrt(command.count))), out / "samples.png")
+    say(f"{command.count} samples: {out / 'samples.png'} (means), {out / 'samples.npz'} (z, x and mean)")
+
+
+POSTERIORS = 6  # test examples whose posteriors are drawn
+
+
+def plot_command(command: cli.Plot) -> None:
+    """Draw what a run folder holds."""
+    run = runs.open_run(command.run)
+    out = command.out or command.run
+    out.mkdir(parents=True, exist_ok=True)
+    name, params = run.setup.config.method, params_by_seed(run)[0]
+    x = compare.test_images(run)
+    figures = {
+        "learning_curve.png": plots.learning_curves({name: runs.history(command.run)}),
+        "reconstructions.png": plots.reconstructions(x, {name: compare.reconstruct(run, params, x)}),
+        "prior_samples.png": plots.prior_samples({name: compare.draw(run, params, 4 * compare.SHOWN, seed=0)}),
+    }
+    if run.setup.model.latent_dim > 1:
+        panels = posterior_panels_of(run.setup.method, run.setup.model, params, jnp.asarray(x[:POSTERIORS]))
+        figures["posteriors.png"] = plots.posterior_panels(panels)
+    for file, figure in figures.items():
+        save_figure(figure, out / file)
+        say(f"{out / file}")
+
+
+def export_command(command: cli.Export) -> None:
+    """Write a run's inference as a program of its own."""
+    run = runs.open_run(command.run)
+    each = params_by_seed(run)
+    if not 0 <= command.member < len(each):
+        raise ValueError(f"--member must be from 0 to {len(each) - 1}, the run's seeds, got {command.member}.")
+    setup, out = run.setup, command.out or command.run / "inference.jaxexport"
+    content = export_inference(setup.method, setup.model, each[command.member], num_samples=command.num_samples)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    runs.write_bytes(out, content)
+    size, shape = len(content) / 2**20, "×".join(map(str, setup.model.data_shape))
+    say(f"{out}: {size:.1f} MiB, takes a seed (uint32) and x of shape B×{shape} (float32), for {', '.join(PLATFORMS)}")
+    say(f"Load it with jax.export.deserialize, or gpvae_jax.deploy.load_inference({str(out)!r}).")
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a figure as PNG, whole or not at all."""
+    runs.write_bytes(path, png(figure))
+
+
+def list_command(command: cli.List) -> None:
+    """Everything that has a name."""
+    say("[bold]Methods[/bold] (settings with their defaults)")
+    for name, factory in METHODS.items():
+        settings = ", ".join(f"{k}={v}" for k, v in build.method_settings(factory).items())
+        say(f"  {name:<14}{(factory.__doc__ or '').strip().splitlines()[0]}\n  {'':<14}[dim]{settings}[/dim]")
+    say("[bold]Data sets[/bold] (or the path of your own .npz or .npy file)")
+    for name, spec in DATASETS.items():
+        say(f"  {name:<18}{'×'.join(map(str, spec.shape)):<10} {spec.description}")
+    say(f"[bold]Likelihoods[/bold]    {', '.join(LIKELIHOODS)}")
+    say(f"[bold]Binarizations[/bold]  {', '.join(BINARIZATIONS)}")
+    say(f"[bold]Architectures[/bold]  {', '.join(build.ARCHITECTURES)}")
