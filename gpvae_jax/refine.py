@@ -18,7 +18,14 @@ from gpvae_jax.types import InferenceMethod, Params
 REFINEMENTS: dict[str, tuple[Callable[..., InferenceMethod], dict[str, Any], str]] = {
     "newton": (
         newton,
-        {"curvature": "gauss_newton", "covariance": "diagonal", "step_size": 1.0, "halvings": 4},
+        {
+            "curvature": "gauss_newton",
+            "covariance": "full",
+            "step_size": 1.0,
+            "halvings": 4,
+            "inner_samples": 4,
+            "steps": 2,
+        },
         "steps",
     ),
     "savi": (savi, {"learn_step_size": False, "inner_samples": 8}, "steps"),

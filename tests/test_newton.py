@@ -7,7 +7,7 @@ import pytest
 
 from gpvae_jax.bounds import elbo, log_weights
 from gpvae_jax.gaussians.preconditioner import Preconditioner
-from gpvae_jax.methods import gpvae, newton, vae
+from gpvae_jax.methods import gpvae, newton, svi, vae
 from gpvae_jax.methods.gpvae import as_gaussian
 from gpvae_jax.methods.newton import CURVATURES
 from gpvae_jax.networks import mlp
@@ -28,14 +28,15 @@ def log_joint(params: Params, z: jax.Array) -> np.ndarray:
 
 
 @pytest.mark.parametrize("curvature", ["gauss_newton", "hessian"])
-@pytest.mark.parametrize("halvings", [0, 3])
-def test_one_step_on_a_linear_gaussian_model_is_the_exact_posterior(curvature, halvings):
+@pytest.mark.parametrize(("halvings", "inner_samples"), [(0, 0), (3, 0), (3, 2)])
+def test_one_step_on_a_linear_gaussian_model_is_the_exact_posterior(curvature, halvings, inner_samples):
     exact = random_model()
     model, x = latent_model(exact), exact.data(0, 6)
     with jax.enable_x64(True):
         data = jnp.asarray(x)
         encoder = mlp((5,), (4,), activation="tanh")
         settings = {"curvature": curvature, "step_size": 1.0, "halvings": halvings, "largest_move": 1e6}
+        settings["inner_samples"] = inner_samples
         method = newton(model, encoder, covariance="full", **settings)
         params = perturb(method.init(KEY, data), 0, 0.5)._replace(model=exact.theta(np.float64))
         q, info = method.posterior(params, KEY, data)
@@ -73,6 +74,27 @@ def test_halving_never_goes_down_and_small_steps_go_up(curvature):
         small = newton(MODEL, ENCODER, curvature=curvature, step_size=1e-4)
         q, info = small.posterior(params, KEY, jnp.asarray(np.asarray(X, np.float64)))
         assert np.all(log_joint(params, q.mean) > log_joint(params, info["base_mean"]))
+
+
+def test_steps_on_draws_lead_to_the_best_gaussian_and_steps_at_the_mean_to_the_mode():
+    """Against SVI, whose diagonal Gaussian has the greatest ELBO; the mode-centred one lies below where it is wide."""
+    reference = svi(MODEL, ENCODER, max_steps=300, inner_samples=64)
+    params = params_of(reference, 0.6)
+    x = jnp.asarray(np.tile(X, (4, 1, 1, 1)))
+    wide = params._replace(model=jax.tree.map(lambda leaf: 1.5 * leaf, params.model))
+    found = {}
+    shared = {"curvature": "gauss_newton", "covariance": "diagonal", "step_size": 1.0, "halvings": 3, "steps": 8}
+    for name, method in (
+        ("optimum", reference),
+        ("draws", newton(MODEL, ENCODER, inner_samples=64, **shared)),
+        ("mean", newton(MODEL, ENCODER, **shared)),
+    ):
+        phi = wide.inference if name == "optimum" else {"base": wide.inference}
+        q, _ = jax.jit(method.posterior)(Params(wide.model, phi), KEY, x)
+        bound = elbo(log_weights(MODEL, wide.model, q, jax.random.key(7), x, 4000))  # the same noise for all
+        found[name] = float(jnp.mean(bound))
+    assert found["mean"] < found["draws"] < found["optimum"] + 0.02
+    assert found["optimum"] - found["draws"] < 0.5 * (found["optimum"] - found["mean"])
 
 
 @pytest.mark.parametrize("curvature", CURVATURES)

@@ -48,6 +48,12 @@ def retract(q: Gaussian, u: Gaussian) -> Gaussian:
     return FullGaussian(q.mean + jnp.einsum("bij,bj->bi", q.cholesky, u.mean), q.cholesky @ _growth(u))
 
 
+def paired_noise(key: PRNGKeyArray, num_samples: int, like: Float[Array, "B Z"]) -> Float[Array, "S B Z"]:
+    """Standard noise in pairs ±e, the last one alone where S is odd."""
+    half = jax.random.normal(key, (-(-num_samples // 2), *like.shape), like.dtype)
+    return jnp.concatenate([half, -half])[:num_samples]
+
+
 def matched_noise(key: PRNGKeyArray, num_samples: int, like: Float[Array, "B Z"]) -> Float[Array, "S B Z"]:
     """Standard noise in pairs ±e whose covariance over the S draws is exactly I: averages of quadratics have no error.
 

@@ -66,6 +66,14 @@ class Preconditioner(NamedTuple):
         return jax.vmap(jnp.diag)(diagonal) - jnp.einsum("bri,brj->bij", half, half)
 
 
+def bounded(move: Float[Array, "B Z"], std: Float[Array, "B Z"], largest: float) -> Float[Array, "B Z"]:
+    """The move scaled so that its root mean square is at most `largest` standard deviations; never NaN."""
+    size = jnp.mean(jnp.square(move / std), axis=-1, keepdims=True)
+    finite = jnp.isfinite(size)
+    shrink = largest / jnp.sqrt(jnp.maximum(jnp.where(finite, size, jnp.ones_like(size)), largest**2))
+    return jnp.where(finite, move, jnp.zeros_like(move)) * shrink
+
+
 def hessian(
     model: LatentModel, theta: PyTree, x: Float[Array, "B *D"], z: Float[Array, "B Z"]
 ) -> tuple[Float[Array, "B Z"], Float[Array, "B Z Z"]]:

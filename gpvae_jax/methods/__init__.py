@@ -5,6 +5,7 @@ from collections.abc import Callable
 from gpvae_jax.methods.gpvae import gpvae
 from gpvae_jax.methods.householder import householder
 from gpvae_jax.methods.iaf import iaf
+from gpvae_jax.methods.iterative import iterative
 from gpvae_jax.methods.iwae import iwae
 from gpvae_jax.methods.mixture import mixture
 from gpvae_jax.methods.newton import newton
@@ -22,6 +23,7 @@ METHODS: dict[str, Callable[..., InferenceMethod]] = {
     "recmix": recmix,
     "mixture": mixture,
     "newton": newton,
+    "iterative": iterative,
     "savi": savi,
     "iaf": iaf,
     "householder": householder,
@@ -35,6 +37,7 @@ __all__ = [
     "gpvae",
     "householder",
     "iaf",
+    "iterative",
     "iwae",
     "mixture",
     "newton",

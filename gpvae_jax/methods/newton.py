@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from gpvae_jax.gaussians.family import Gaussian, paired_noise, place
 from gpvae_jax.gaussians.full import FullGaussian
 from gpvae_jax.gaussians.gauss_newton import gauss_newton
 from gpvae_jax.gaussians.line_search import best_factor
-from gpvae_jax.gaussians.preconditioner import Preconditioner, hessian
+from gpvae_jax.gaussians.preconditioner import Preconditioner, bounded, hessian
 from gpvae_jax.gp.features import encode_with_features
 from gpvae_jax.methods.vae import vae
 from gpvae_jax.mixtures.components import beyond_base
@@ -40,6 +41,7 @@ def newton(
     step_size: float = 0.5,
     halvings: int = 0,
     largest_move: float = 10.0,
+    inner_samples: int = 0,
     use_gp_prior: bool = True,
     first_order: bool = False,
     remat: bool = False,
@@ -62,6 +64,10 @@ def newton(
     step_size: η. halvings: try η, η/2, …, η 2^−halvings in one decoder call and keep per example the best, or no step
       if all lower log p(x, z) − ½ |√P (z − μ₀)|²; not differentiated. largest_move: of one step, root mean square
       over latents in units of the base's s; a guard against curvatures that vanish.
+    inner_samples: S. With 0, gradient and curvature are those at the mean and the steps lead to the mode, a Laplace
+      posterior. With S > 0 they are means over S draws from the current posterior, in mirrored pairs: the steps then
+      lead to the Gaussian with the greatest ELBO, where E_q ∇ log p = 0 and Λ = −E_q ∇² log p (Opper and Archambeau
+      2009, paper), which is another one where the posterior is wide or skew. Each step costs S times as much.
     first_order: the step counts as a constant. remat: recompute each step in the backward pass.
     φ = {"base", and "metric" and perhaps "features" for the learned curvatures}. With steps = 0 and covariance "base"
     it is the base.
@@ -71,7 +77,7 @@ def newton(
     _check(
         curvature,
         covariance,
-        {"steps": steps, "halvings": halvings},
+        {"steps": steps, "halvings": halvings, "inner_samples": inner_samples},
         {"step_size": step_size, "rank": rank, "largest_move": largest_move},
     )
     is_learned = curvature in ("learned", "lowrank")
@@ -120,39 +126,58 @@ def newton(
     def posterior(
         params: Params, key: PRNGKeyArray, x: Float[Array, "B *D"]
     ) -> tuple[DiagonalGaussian | FullGaussian, Info]:
-        q, base_info, psi = amortized(params, key, x)
+        key_base, key_draws = jax.random.split(key)
+        q, base_info, psi = amortized(params, key_base, x)
+        keys = jax.random.split(key_draws, steps + 1)
         prior = 1 / base_info["mean_variance"] if use_gp_prior and "mean_variance" in base_info else None
 
-        def objective(z: Float[Array, "S B Z"]) -> Float[Array, "S B"]:
+        def objective(z: Float[Array, "C B Z"]) -> Float[Array, "C B"]:
             value = model.log_likelihood(params.model, x, z) + model.log_prior(params.model, z)
             if prior is None:
                 return value
             away = z - q.mean[None]
             return value - 0.5 * jnp.sum(jax.vmap(lambda a: _times(prior, a) * a)(away), axis=-1)
 
-        def step(z: Float[Array, "B Z"]) -> tuple[Array, Array]:
-            slope, here = metric(params, q, psi, z, x)
+        def draws(key: PRNGKeyArray) -> Float[Array, "S B Z"] | None:
+            return paired_noise(key, inner_samples, q.mean) if inner_samples else None
+
+        def local(current: Gaussian, noise: Array | None) -> tuple[Array, Preconditioner]:
+            if noise is None:
+                return metric(params, q, psi, current.mean, x)
+            each = jax.vmap(lambda z: metric(params, q, psi, z, x))(place(current, noise))
+            return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), each)
+
+        def step(current: Gaussian, key: PRNGKeyArray) -> tuple[Gaussian, Array]:
+            noise = draws(key)
+            slope, here = local(current, noise)
             if prior is not None:
-                slope = slope - _times(prior, z - q.mean)
-            move = _bounded(step_size * here.direction(slope, prior), q.std, largest_move)
-            factor = jnp.ones(z.shape[:1], z.dtype)
+                slope = slope - _times(prior, current.mean - q.mean)
+            if covariance != "base":
+                current = here.gaussian(current.mean, full=covariance == "full")
+            move = bounded(step_size * here.direction(slope, prior), q.std, largest_move)
+            factor = jnp.ones(move.shape[:1], move.dtype)
             if halvings:
-                factor = best_factor(objective, z, move, halvings)
+                # the draws spread around each candidate, which is then judged by its mean
+                spread = jnp.zeros_like(move)[None] if noise is None else place(current, noise) - current.mean[None]
+                over_draws = jax.vmap(lambda z, e: objective(z + e[None]), in_axes=(None, 0))
+                factor = best_factor(lambda z: jnp.mean(over_draws(z, spread), axis=0), current.mean, move, halvings)
             move = factor[:, None] * move
-            return z + (jax.lax.stop_gradient(move) if first_order else move), factor
+            move = jax.lax.stop_gradient(move) if first_order else move
+            return current._replace(mean=current.mean + move), factor
 
         step = jax.checkpoint(step) if remat else step
-        z, factors = q.mean, []
-        for _ in range(steps):
-            z, factor = step(z)
+        current: Gaussian = q
+        factors = []
+        for k in range(steps):
+            current, factor = step(current, keys[k])
             factors.append(factor)
         info = {"base": base_info, "base_mean": q.mean, "base_std": q.std}
         if factors:
             info["step_factor"] = jnp.stack(factors)
         if covariance == "base":
-            return DiagonalGaussian(z, q.log_std), info
-        _, here = metric(params, q, psi, z, x)
-        return here.gaussian(z, full=covariance == "full"), info
+            return current, info
+        _, here = local(current, draws(keys[-1]))
+        return here.gaussian(current.mean, full=covariance == "full"), info
 
     return InferenceMethod(init, posterior, analytic_objective(model, posterior, num_samples))
 
@@ -164,14 +189,6 @@ def _log_joint(model: LatentModel, theta: PyTree, x: Array, z: Float[Array, "B Z
 def _times(prior: Float[Array, "B Z"], move: Float[Array, "B Z"]) -> Float[Array, "B Z"]:
     """P (μ − μ₀), zero where nothing has moved, whatever P."""
     return jnp.where(move == 0, jnp.zeros_like(move), prior * move)
-
-
-def _bounded(move: Float[Array, "B Z"], std: Float[Array, "B Z"], largest: float) -> Float[Array, "B Z"]:
-    """The move scaled so that its root mean square is at most `largest` standard deviations; never NaN."""
-    size = jnp.mean(jnp.square(move / std), axis=-1, keepdims=True)
-    finite = jnp.isfinite(size)
-    shrink = largest / jnp.sqrt(jnp.maximum(jnp.where(finite, size, jnp.ones_like(size)), largest**2))
-    return jnp.where(finite, move, jnp.zeros_like(move)) * shrink
 
 
 def _check(curvature: str, covariance: str, counts: dict[str, int], positive: dict[str, float]) -> None:

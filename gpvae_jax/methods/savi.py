@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from gpvae_jax.gaussians.family import place
+from gpvae_jax.gaussians.family import paired_noise, place
 from gpvae_jax.methods.vae import vae
 from gpvae_jax.objectives import analytic_loss
 from gpvae_jax.posteriors import DiagonalGaussian
@@ -62,7 +62,7 @@ def savi(
         start, _ = base.posterior(Params(params.model, params.inference["base"]), key_base, x)
 
         def bound(q: DiagonalGaussian, key: PRNGKeyArray) -> tuple[Array, Array]:
-            z = place(q, _paired_noise(key, inner_samples, q.mean))
+            z = place(q, paired_noise(key, inner_samples, q.mean))
             log_likelihood = jnp.mean(model.log_likelihood(params.model, x, z), axis=0)
             kl = q.kl_to_standard_normal()
             return jnp.sum(log_likelihood - beta * kl), log_likelihood - kl
@@ -86,12 +86,6 @@ def savi(
         return analytic_loss(model, params.model, q, key_z, x, num_samples, beta)
 
     return InferenceMethod(init, posterior, loss)
-
-
-def _paired_noise(key: PRNGKeyArray, num_samples: int, like: Float[Array, "B Z"]) -> Float[Array, "S B Z"]:
-    """Standard noise in pairs ±e, the last one alone where S is odd."""
-    half = jax.random.normal(key, (-(-num_samples // 2), *like.shape), like.dtype)
-    return jnp.concatenate([half, -half])[:num_samples]
 
 
 def _rates(inference: PyTree, latent_dim: int, step_size: float, dtype: jnp.dtype) -> DiagonalGaussian:
