@@ -197,3 +197,20 @@ def test_the_low_rank_forms_agree_with_dense_algebra():
 def test_bad_settings_are_told(settings, sentence):
     with pytest.raises(ValueError, match=sentence):
         newton(MODEL, ENCODER, **settings)
+
+
+@pytest.mark.parametrize("strength", [1e-4, 1.0, 1e4])
+def test_a_low_rank_term_of_any_strength_leaves_finite_gaussians_and_gradients(strength):
+    """Where the factor is far larger than the diagonal, C⁻¹ as a difference is no precision any more in float32."""
+    factor = strength * jnp.asarray(np.random.default_rng(0).standard_normal((4, 20, 5)), jnp.float32)
+    mean = jnp.ones((4, 20), jnp.float32)
+
+    def size(factor: jax.Array) -> jax.Array:
+        form = Preconditioner(jnp.full((4, 20), 1e-3), factor)
+        full, diagonal = (form.gaussian(mean, full=full) for full in (True, False))
+        step = form.direction(mean, mean)
+        return jnp.sum(full.kl_to_standard_normal() + diagonal.kl_to_standard_normal()) + jnp.sum(jnp.square(step))
+
+    value, gradient = jax.value_and_grad(size)(factor)
+    assert np.isfinite(value)
+    assert np.all(np.isfinite(gradient))

@@ -56,6 +56,15 @@ def from_diagonal(q: DiagonalGaussian) -> FullGaussian:
     return FullGaussian(q.mean, jax.vmap(jnp.diag)(q.std))
 
 
+def from_covariance(mean: Float[Array, "B Z"], covariance: Float[Array, "B Z Z"]) -> FullGaussian:
+    """N(mean, C) of a symmetric positive definite C, by one Cholesky factorisation.
+
+    Scaled and damped as in `from_precision`: directions in which the scaled C is flatter than the damping come out
+    wider than they are.
+    """
+    return FullGaussian(mean, _damped_cholesky(covariance))
+
+
 def from_precision(mean: Float[Array, "B Z"], precision: Float[Array, "B Z Z"]) -> FullGaussian:
     """N(mean, P⁻¹) of a symmetric positive definite P, by one Cholesky factorisation and one triangular solve.
 
@@ -65,12 +74,19 @@ def from_precision(mean: Float[Array, "B Z"], precision: Float[Array, "B Z Z"]) 
     (1e-5 in float32 at Z = 20) covers it. So factors are finite at any conditioning, and directions in which the
     scaled P is flatter than the damping come out narrower than they are.
     """
-    scale = jnp.sqrt(jnp.diagonal(precision, axis1=-2, axis2=-1))
-    unit = precision / (scale[:, :, None] * scale[:, None, :])
-    size = mean.shape[-1]
-    damping = 4 * size * float(jnp.finfo(mean.dtype).eps)
-    identity = jnp.eye(size, dtype=mean.dtype)
-    reversed_factor = jnp.linalg.cholesky(jnp.flip(unit, (-2, -1)) + damping * identity[None])
-    upper = jnp.flip(reversed_factor, (-2, -1)) * scale[:, :, None]
-    inverse = solve_triangular(upper, jnp.broadcast_to(identity, precision.shape), lower=False)
-    return FullGaussian(mean, jnp.swapaxes(inverse, -1, -2))
+    upper = jnp.flip(_damped_cholesky(jnp.flip(precision, (-2, -1))), (-2, -1))
+    return FullGaussian(mean, jnp.swapaxes(inverse_of_triangular(upper, lower=False), -1, -2))
+
+
+def inverse_of_triangular(factor: Float[Array, "B Z Z"], *, lower: bool) -> Float[Array, "B Z Z"]:
+    """The inverse of a triangular matrix, by one triangular solve."""
+    identity = jnp.eye(factor.shape[-1], dtype=factor.dtype)
+    return solve_triangular(factor, jnp.broadcast_to(identity, factor.shape), lower=lower)
+
+
+def _damped_cholesky(matrix: Float[Array, "B Z Z"]) -> Float[Array, "B Z Z"]:
+    scale = jnp.sqrt(jnp.diagonal(matrix, axis1=-2, axis2=-1))
+    unit = matrix / (scale[:, :, None] * scale[:, None, :])
+    size = matrix.shape[-1]
+    damping = 4 * size * float(jnp.finfo(matrix.dtype).eps)
+    return jnp.linalg.cholesky(unit + damping * jnp.eye(size, dtype=matrix.dtype)[None]) * scale[:, :, None]

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from gpvae_jax.gaussians.full import FullGaussian, from_precision
+from gpvae_jax.gaussians.full import FullGaussian, from_covariance, from_precision, inverse_of_triangular
 from gpvae_jax.posteriors import DiagonalGaussian
 from gpvae_jax.types import LatentModel
 
@@ -45,25 +45,25 @@ class Preconditioner(NamedTuple):
         if self.precision is None and self.factor is None:
             q = DiagonalGaussian(mean, 0.5 * jnp.log(self.variance))
             return q if not full else FullGaussian(mean, jax.vmap(jnp.diag)(q.std))
+        if self.precision is None and full:
+            return from_covariance(mean, self._covariance())
         precision = self._precision()
         if full:
             return from_precision(mean, precision)
         return DiagonalGaussian(mean, -0.5 * jnp.log(jnp.diagonal(precision, axis1=-2, axis2=-1)))
 
+    def _covariance(self) -> Float[Array, "B Z Z"]:
+        diagonal = jax.vmap(jnp.diag)(self.variance)
+        return diagonal if self.factor is None else diagonal + jnp.einsum("bir,bjr->bij", self.factor, self.factor)
+
     def _precision(self) -> Float[Array, "B Z Z"]:
-        """C⁻¹; of the low-rank form by Woodbury's identity, R × R."""
+        """C⁻¹, a square by construction: a difference, as in Woodbury's identity, loses its sign to rounding."""
         if self.precision is not None:
             return self.precision
-        diagonal = 1 / self.variance
         if self.factor is None:
-            return jax.vmap(jnp.diag)(diagonal)
-        weighted = diagonal[:, :, None] * self.factor
-        size = self.factor.shape[-1]
-        inner = jnp.eye(size, dtype=diagonal.dtype)[None] + jnp.einsum("bir,bis->brs", self.factor, weighted)
-        half = jax.vmap(lambda a, b: jax.scipy.linalg.solve_triangular(jnp.linalg.cholesky(a), b.T, lower=True))(
-            inner, weighted
-        )
-        return jax.vmap(jnp.diag)(diagonal) - jnp.einsum("bri,brj->bij", half, half)
+            return jax.vmap(jnp.diag)(1 / self.variance)
+        root = inverse_of_triangular(from_covariance(self.variance, self._covariance()).cholesky, lower=True)
+        return jnp.einsum("bki,bkj->bij", root, root)
 
 
 def bounded(move: Float[Array, "B Z"], std: Float[Array, "B Z"], largest: float) -> Float[Array, "B Z"]:
