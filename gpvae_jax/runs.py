@@ -135,6 +135,7 @@ def records(
                 yield record
         except train.DivergenceError as error:
             _save(run, error.state)
+            record = None  # its buffers were given to the epoch that failed
             raise
         finally:
             if record is not None and since_save:

@@ -83,8 +83,21 @@ def test_folder_says_everything_about_the_run(tmp_path: Path) -> None:
 def test_diverging_run_keeps_its_last_good_state(tmp_path: Path) -> None:
     with pytest.raises(DivergenceError, match=r"not finite at step .* Lower the learning rate"):
         train(tmp_path, train={"epochs": 50, "batch_size": 8, "optimizer": "sgd", "learning_rate": 1e6})
-    run = runs.open_run(tmp_path, DATA)
-    chex.assert_tree_all_finite(checkpoint.restore(tmp_path / "last", runs._abstract_state(run))[1].params)
+    _last_is_finite(tmp_path)
+
+
+def test_divergence_after_good_epochs_is_told_as_such(tmp_path: Path) -> None:
+    """With a state not yet saved: the one before the epoch that failed has given its buffers away."""
+    late = {"epochs": 200, "batch_size": 8, "optimizer": "sgd", "learning_rate": 1e4, "warmup_epochs": 200}
+    with pytest.raises(DivergenceError, match="not finite at step"):
+        train(tmp_path, train=late)
+    assert runs.history(tmp_path)
+    _last_is_finite(tmp_path)
+
+
+def _last_is_finite(folder: Path) -> None:
+    run = runs.open_run(folder, DATA)
+    chex.assert_tree_all_finite(checkpoint.restore(folder / "last", runs._abstract_state(run))[1].params)
 
 
 def test_existing_folders_are_not_overwritten(tmp_path: Path) -> None:
