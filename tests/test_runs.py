@@ -88,7 +88,7 @@ def test_diverging_run_keeps_its_last_good_state(tmp_path: Path) -> None:
 
 def test_divergence_after_good_epochs_is_told_as_such(tmp_path: Path) -> None:
     """With a state not yet saved: the one before the epoch that failed has given its buffers away."""
-    late = {"epochs": 200, "batch_size": 8, "optimizer": "sgd", "learning_rate": 1e4, "warmup_epochs": 200}
+    late = {"epochs": 1000, "batch_size": 8, "optimizer": "sgd", "learning_rate": 100.0, "warmup_epochs": 1000}
     with pytest.raises(DivergenceError, match="not finite at step"):
         train(tmp_path, train=late)
     assert runs.history(tmp_path)
