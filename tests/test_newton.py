@@ -54,7 +54,7 @@ def test_one_step_on_a_linear_gaussian_model_is_the_exact_posterior(curvature, h
 
 @pytest.mark.parametrize("curvature", CURVATURES)
 def test_no_step_is_the_base(curvature):
-    method = newton(MODEL, ENCODER, steps=0, curvature=curvature)
+    method = newton(MODEL, ENCODER, steps=0, curvature=curvature, covariance="base")
     params = params_of(method)
     base = Params(params.model, params.inference["base"])
     assert_close(method.posterior(params, KEY, DATA)[0], vae(MODEL, ENCODER).posterior(base, KEY, DATA)[0], 0.0)
@@ -146,7 +146,7 @@ def _with_variance(answer, variance):
 
 
 def test_a_first_order_step_passes_no_gradient_through_the_curvature():
-    method = newton(MODEL, ENCODER, first_order=True)
+    method = newton(MODEL, ENCODER, first_order=True, covariance="base")
     slope = jax.grad(lambda p: method.loss(p, KEY, DATA)[0])(params_of(method)).inference
     assert all(np.all(np.asarray(leaf) == 0) for leaf in jax.tree.leaves(slope["metric"]))
     assert any(np.any(np.asarray(leaf) != 0) for leaf in jax.tree.leaves(slope["base"]["encoder"]))

@@ -35,9 +35,9 @@ def newton(
     *,
     base: InferenceMethod | None = None,
     steps: int = 1,
-    curvature: str = "learned",
-    rank: int = 5,
-    covariance: str = "base",
+    curvature: str = "lowrank",
+    rank: int = 10,
+    covariance: str = "full",
     step_size: float = 0.5,
     halvings: int = 0,
     largest_move: float = 10.0,
@@ -53,14 +53,15 @@ def newton(
       use_gp_prior, 1/P is the variance of its mean error: the amortized answer's own uncertainty is the trust
       region. Otherwise P = 0.
     curvature: Λ⁻¹ is, from cheap to exact,
-      "learned", diag s²(x) r(x), r a positive output of the encoder, η its start;
-      "lowrank", that and a term of `rank` directions, from the encoder as well;
       "encoder", diag s²(x), nothing learned; η = 1 overshoots;
+      "learned", diag s²(x) r(x), r a positive output of the encoder, η its start;
+      "lowrank", that and a term of `rank` directions, from the encoder as well: with the covariance "full" by far the
+      best for its price where it can be trained, hence the default;
       "gauss_newton", (I + JᵀHJ)⁻¹, exact for a piecewise linear decoder: Z Jacobian-vector products, and η = 1 with
       halvings is best;
       "hessian", the exact Hessian with eigenvalues made positive: for small Z.
-    covariance: of the result, the base's; "diagonal", 1/Λ_jj at the final mean, the best diagonal for a Gaussian
-      posterior; "full", Λ⁻¹.
+    covariance: of the result, "full", Λ⁻¹ at the final mean; "diagonal", 1/Λ_jj, the best diagonal for a Gaussian
+      posterior; "base", the base's.
     step_size: η. halvings: try η, η/2, …, η 2^−halvings in one decoder call and keep per example the best, or no step
       if all lower log p(x, z) − ½ |√P (z − μ₀)|²; not differentiated. largest_move: of one step, root mean square
       over latents in units of the base's s; a guard against curvatures that vanish.
