@@ -1,1 +1,1 @@
-"""Microbenchmarks; run one with `python -m benchmarks.NAME --help`."""
+"""Benchmarks: `python -m benchmarks` runs them all, `python -m benchmarks.NAME --help` tells of one."""

@@ -1,97 +1,123 @@
-"""Training throughput in images/s, beside a plain PyTorch loop of the same network, on one pinned core each.
+"""Training throughput in images/s on one core, the methods and, where installed, other libraries in the same run.
 
-    python -m benchmarks.training                    # MLP and conv, this library and, where installed, PyTorch
-    python -m benchmarks.training --rounds 9 --architectures conv
+    python -m benchmarks.training
+    python -m benchmarks.training --rows vae iaf:steps=2 --architectures mlp --peers
 
-The two take turns, one epoch each, so that their ratio holds on a machine whose speed drifts. Prints a table with
-the median over rounds; on 2 shared cores it takes about two minutes.
+The same networks, batch size and optimiser for all; every row trains an epoch in turn. Peers (`pip install '.[peers]'`):
+plain PyTorch, eager and compiled, pythae, and numpyro's SVI, each on one thread. An epoch of ours is one scan over the
+trainer's steps, without the validation pass that `fit` adds. A share of the machine's matrix-multiply rate is shown for
+the rows whose operations are known: ours, and the peers that train the same VAE.
 """
 
-import os
+import importlib.util
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
-CPU = min(os.sched_getaffinity(0))
-os.sched_setaffinity(0, {CPU})  # before any library starts its threads: one core for either
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
 
-import importlib.util  # noqa: E402
-import time  # noqa: E402
-from collections.abc import Callable  # noqa: E402
-from dataclasses import dataclass  # noqa: E402
+from benchmarks import harness
+from benchmarks.cases import SHAPE, case, grey_images
+from benchmarks.harness import Competitor
+from benchmarks.operations import UNKNOWN
+from benchmarks.results import Line
+from gpvae_jax.observation import Observation, scale
+from gpvae_jax.train import TrainingData, trainer
 
-import jax  # noqa: E402
-import numpy as np  # noqa: E402
-import tyro  # noqa: E402
-from rich.console import Console  # noqa: E402
-from rich.table import Table  # noqa: E402
+LEAST = 5  # epochs of each row
+ROWS = ("vae", "gpvae", "recmix:num_components=3", "iaf:steps=2", "savi:steps=2")
 
-from gpvae_jax.build import build  # noqa: E402
-from gpvae_jax.config import Config, DataConfig, ModelConfig, TrainConfig  # noqa: E402
-from gpvae_jax.data import from_arrays  # noqa: E402
 
-EPOCH_CALLS = Callable[[], float]
+def pytorch(architecture: str, images: np.ndarray, batch: int, **settings: Any) -> Callable[[], float]:
+    """An epoch in plain PyTorch."""
+    from benchmarks.peers import torch_vae
+
+    return torch_vae.make_epoch(architecture, images, batch, **settings)
+
+
+def pythae(method: str, architecture: str, images: np.ndarray, batch: int) -> Callable[[], float]:
+    """An epoch of pythae's trainer."""
+    from benchmarks.peers import pythae_vae
+
+    return pythae_vae.make_epoch(method, architecture, images, batch)
+
+
+def numpyro(architecture: str, images: np.ndarray, batch: int) -> Callable[[], float]:
+    """An epoch of numpyro's SVI."""
+    from benchmarks.peers import numpyro_vae
+
+    return numpyro_vae.make_epoch(architecture, images, batch)
+
+
+PEERS: dict[str, tuple[str, Callable[..., Callable[[], float]]]] = {
+    "PyTorch eager": ("torch", pytorch),
+    "PyTorch compile": ("torch", lambda *arguments: pytorch(*arguments, compiled=True)),
+    "pythae VAE": ("pythae", lambda *arguments: pythae("vae", *arguments)),
+    "pythae IAF": ("pythae", lambda *arguments: pythae("iaf", *arguments)),
+    "numpyro SVI": ("numpyro", numpyro),
+}  # row -> the package it needs, and what makes its epoch
+SAME_VAE = ("PyTorch eager", "PyTorch compile", "pythae VAE", "numpyro SVI")
 
 
 @dataclass(frozen=True)
-class Arguments:
-    """What to measure."""
+class Settings(harness.Settings):
+    """What is trained."""
 
+    rows: tuple[str, ...] = ROWS
+    """NAME:setting=value:…"""
+    peers: tuple[str, ...] = tuple(PEERS)
+    """Other libraries' rows; those not installed are left out."""
     architectures: tuple[str, ...] = ("mlp", "conv")
-    rounds: int = 5
     batch_size: int = 128
-    num_images: int = 6400
-    """Images per timed epoch."""
+    num_images: int = 1280
+    """Images of an epoch."""
 
 
-def ours(architecture: str, images: np.ndarray, batch_size: int) -> EPOCH_CALLS:
-    """One epoch of this library's jitted scan, without the validation pass that `fit` adds."""
-    config = Config(
-        data=DataConfig(binarization="dynamic"),
-        model=ModelConfig(architecture=architecture),
-        train=TrainConfig(batch_size=batch_size),
-    )
-    data = from_arrays(images, images[:1], images[:1], name="synthetic", levels=256)
-    setup = build(config, data)
-    arrays = jax.tree.map(jax.numpy.asarray, setup.data)
-    state = jax.jit(setup.trainer.init)(jax.random.key(0), arrays)
-    run = jax.jit(setup.trainer.epoch, donate_argnums=0)
+def ours(row: str, architecture: str, images: np.ndarray, batch: int) -> Competitor:
+    """One epoch of the library's training step, scanned over shuffled batches."""
+    _, method, params = built = case(row, architecture)
 
-    def epoch() -> float:
+    def draw(key: Any, raw: Any) -> Any:
+        return jax.random.bernoulli(key, scale(raw, 256)).astype(jnp.float32)
+
+    bound = trainer(method, built.model, optax.adam(1e-3), Observation(draw, draw), batch_size=batch)
+    data = TrainingData(jnp.asarray(images), jnp.zeros((1, *SHAPE), jnp.uint8))
+
+    def epoch(state: Any, train: Any) -> tuple[Any, Any]:
+        order = jax.random.permutation(jax.random.fold_in(state.key, -1 - state.step), len(train))
+        index = order[: len(train) - len(train) % batch].reshape(-1, batch)
+        return jax.lax.scan(lambda s, rows: bound.step(s, train[rows]), state, index)
+
+    state = jax.jit(bound.start)(params, jax.random.key(0))
+    staged = harness.stage(epoch, state, data.train, donate=(0,))
+    state, train = staged.arguments
+
+    def call() -> None:
         nonlocal state
-        state, metrics = run(state, arrays)
-        return metrics["loss"].item()
+        state, _ = jax.block_until_ready(staged.executable(state, train))
 
-    return epoch
+    return Competitor(call, staged.cost, staged.details | {"leaves": len(jax.tree.leaves(params))})
 
 
-def main(arguments: Arguments) -> None:
-    """Measure and print."""
-    images = np.random.default_rng(0).integers(0, 256, (arguments.num_images, 28, 28, 1), np.uint8)
-    table = Table(title=f"Training throughput, batch {arguments.batch_size}, one core (median, and from … to)")
-    for title in ("architecture", "library", "images/s", "ratio to PyTorch"):
-        table.add_column(title, justify="left" if title in ("architecture", "library") else "right")
-    for architecture in arguments.architectures:
-        competitors = {"gpvae_jax": ours(architecture, images, arguments.batch_size)}
-        if importlib.util.find_spec("torch"):
-            import torch
-
-            from benchmarks import torch_vae
-
-            torch.set_num_threads(1)
-            competitors["PyTorch eager"] = torch_vae.make_epoch(architecture, images, arguments.batch_size)
-        speeds: dict[str, list[float]] = {name: [] for name in competitors}
-        for round_number in range(arguments.rounds + 1):
-            for name, epoch in competitors.items():
-                started = time.perf_counter()
-                epoch()
-                if round_number:  # the first compiles and warms up
-                    speeds[name].append(len(images) / (time.perf_counter() - started))
-        reference = speeds.get("PyTorch eager")
-        for name, values in speeds.items():
-            ratio = "–" if reference is None else f"{np.median(np.divide(values, reference)):.2f}"
-            spread = f"{np.median(values):,.0f} ({min(values):,.0f} … {max(values):,.0f})"
-            table.add_row(architecture, name, spread, ratio)
-    Console().print(table)
+def run(command: Settings) -> Iterator[Line]:
+    """One race per architecture."""
+    images = grey_images(command.num_images)
+    for architecture in command.architectures:
+        entered = {row: ours(row, architecture, images, command.batch_size) for row in command.rows}
+        same = entered["vae"].cost if "vae" in entered else UNKNOWN
+        for name in command.peers:
+            package, make = PEERS[name]
+            if importlib.util.find_spec(package):
+                call = make(architecture, images, command.batch_size)
+                entered[name] = Competitor(call, same if name in SAME_VAE else UNKNOWN)
+        found = harness.race(entered, command, least=LEAST)
+        settings = {"architecture": architecture, "batch": command.batch_size, "images": command.num_images}
+        counted = command.num_images - command.num_images % command.batch_size
+        yield from harness.throughput_lines("training", settings, found, dict.fromkeys(entered, counted))
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Arguments))
+    harness.main("training", Settings, run, __doc__)

@@ -9,11 +9,12 @@ import numpy as np
 
 from gpvae_jax.types import InferenceMethod, Params
 
-LEAST = 10  # calls behind a median
+LEAST = 10  # readings behind a median
+SHORTEST = 0.5  # milliseconds of a reading: what is shorter is called several times in it
 
 
 class Latency(NamedTuple):
-    """Milliseconds per call: median and 10th and 90th percentiles over the repeats."""
+    """Milliseconds per call: median and 10th and 90th percentiles over the readings."""
 
     median: float
     low: float
@@ -35,35 +36,66 @@ def inference_call(method: InferenceMethod) -> Callable[..., Any]:
 def measure(
     calls: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]], *, seconds: float = 1.0, warmup: int = 3
 ) -> dict[str, Latency]:
-    """Time several functions in turn, A B C A B C …, each for about `seconds` in all and LEAST calls.
+    """Time several functions in turn, A B C A B C …, each for about `seconds` in all and LEAST times.
 
     `calls` maps a name to (function, arguments). Every function is compiled for its arguments first, which lie on
-    the device; each timed call is waited for. Interleaving lets ratios hold on a machine whose speed drifts. A
-    function so slow that LEAST calls would take more than ten times `seconds` is called less often, at least once.
+    the device; each timed call is waited for. See `interleave`.
     """
-    compiled = {}
+    ready = {}
     for name, (function, arguments) in calls.items():
         arguments = jax.device_put(arguments)
-        executable = jax.jit(function).lower(*arguments).compile()
-        started = time.perf_counter()
-        for _ in range(warmup):
-            jax.block_until_ready(executable(*arguments))
-            if time.perf_counter() - started > seconds:
-                break
-        compiled[name] = (executable, arguments)
+        ready[name] = waited_for(jax.jit(function).lower(*arguments).compile(), arguments)
+    return interleave(ready, seconds=seconds, warmup=warmup)
+
+
+def waited_for(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Callable[[], Any]:
+    """`function(*arguments)` as a call that returns once its result is there."""
+    return lambda: jax.block_until_ready(function(*arguments))
+
+
+def interleave(
+    calls: dict[str, Callable[[], Any]],
+    *,
+    seconds: float = 1.0,
+    warmup: int = 3,
+    least: int = LEAST,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, Latency]:
+    """Time several calls in turn, A B C A B C …, each for about `seconds` in all and `least` times.
+
+    A call returns when its work is done. Interleaving lets ratios hold on a machine whose speed drifts. One that is
+    shorter than SHORTEST is repeated within each reading, which then is its mean. One so slow that `least` readings
+    would take more than ten times `seconds` is read less often, at least once. clock: in seconds; with
+    `time.process_time` what others compute on the same cores does not count, nor does waiting.
+    """
+    repeats = {name: _warm_up(call, seconds, warmup) for name, call in calls.items()}
     times: dict[str, list[float]] = {name: [] for name in calls}
-    while due := [name for name in calls if _is_due(times[name], seconds)]:
+    while due := [name for name in calls if _is_due(times[name], repeats[name], seconds, least)]:
         for name in due:
-            executable, arguments = compiled[name]
-            started = time.perf_counter()
-            jax.block_until_ready(executable(*arguments))
-            times[name].append(1e3 * (time.perf_counter() - started))
+            call, inner = calls[name], range(repeats[name])
+            started = clock()
+            for _ in inner:
+                call()
+            times[name].append(1e3 * (clock() - started) / len(inner))
     return {name: _latency(values) for name, values in times.items()}
 
 
-def _is_due(times: list[float], seconds: float) -> bool:
-    spent = 1e-3 * sum(times)
-    return spent < seconds or (len(times) < LEAST and spent < 10 * seconds)
+def _warm_up(call: Callable[[], Any], seconds: float, warmup: int) -> int:
+    """Call a few times; returns how many calls make a reading of at least SHORTEST."""
+    fastest, begin = float("inf"), time.perf_counter()
+    for _ in range(warmup):
+        started = time.perf_counter()
+        call()
+        ended = time.perf_counter()
+        fastest = min(fastest, 1e3 * (ended - started))
+        if ended - begin > seconds:
+            break
+    return max(1, round(SHORTEST / fastest))
+
+
+def _is_due(times: list[float], repeats: int, seconds: float, least: int) -> bool:
+    spent = 1e-3 * repeats * sum(times)
+    return spent < seconds or (len(times) < least and spent < 10 * seconds)
 
 
 def _latency(times: list[float]) -> Latency:

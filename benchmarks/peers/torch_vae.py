@@ -1,9 +1,10 @@
-"""The same VAE as a plain PyTorch training loop: the peer that `benchmarks.training` measures beside ours.
+"""The same VAE in plain PyTorch, on one thread: its training loop and its inference, what a PyTorch user would write.
 
 Layer for layer `networks.mlp` and `networks.conv_encoder` / `conv_decoder` with their default widths, Bernoulli
-likelihood, dynamic binarisation, one sample, closed-form KL, Adam: what a PyTorch user would write.
+likelihood, dynamic binarisation, one sample, closed-form KL, Adam.
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 LATENT_DIM = 20
+torch.set_num_threads(1)
 
 
 class Crop(nn.Module):
@@ -51,20 +53,30 @@ def conv() -> tuple[nn.Module, nn.Module]:
 ARCHITECTURES: dict[str, Callable[[], tuple[nn.Module, nn.Module]]] = {"mlp": mlp, "conv": conv}
 
 
-def make_epoch(architecture: str, images: np.ndarray, batch_size: int) -> Callable[[], float]:
-    """A function that trains one epoch over images[N, 28, 28, 1] (uint8) and returns its mean loss."""
+def make_epoch(
+    architecture: str, images: np.ndarray, batch_size: int, *, compiled: bool = False
+) -> Callable[[], float]:
+    """A function that trains one epoch over images[N, 28, 28, 1] (uint8) and returns its mean loss.
+
+    compiled: forward pass and loss, and with them the backward pass, through `torch.compile`.
+    """
     torch.manual_seed(0)
     encoder, decoder = ARCHITECTURES[architecture]()
     optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=1e-3)
     data = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
 
-    def step(raw: Tensor) -> Tensor:
+    def loss_of(raw: Tensor) -> Tensor:
         x = torch.bernoulli(raw.float() / 255)
         mean, log_std = encoder(x).chunk(2, dim=1)
         z = mean + log_std.exp() * torch.randn_like(mean)
         reconstruction = functional.binary_cross_entropy_with_logits(decoder(z), x, reduction="sum")
         kl = 0.5 * (mean.square() + (2 * log_std).exp() - 1 - 2 * log_std).sum()
-        loss = (reconstruction + kl) / len(x)
+        return (reconstruction + kl) / len(x)
+
+    loss_of = torch.compile(loss_of) if compiled else loss_of
+
+    def step(raw: Tensor) -> Tensor:
+        loss = loss_of(raw)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -76,3 +88,22 @@ def make_epoch(architecture: str, images: np.ndarray, batch_size: int) -> Callab
         return torch.stack(losses).mean().item()
 
     return epoch
+
+
+def encode(architecture: str, batch: int, dtype: str, *, sample: bool) -> Callable[[], object]:
+    """Inference of a batch: q(z|x), and with `sample` one draw of it and that draw's log-density."""
+    torch.manual_seed(0)
+    kind = getattr(torch, dtype)
+    encoder = ARCHITECTURES[architecture]()[0].to(kind)
+    x = torch.bernoulli(torch.full((batch, 1, 28, 28), 0.2)).to(kind)
+
+    @torch.inference_mode()
+    def call() -> object:
+        mean, log_std = encoder(x).chunk(2, dim=1)
+        if not sample:
+            return mean, log_std
+        noise = torch.randn_like(mean)
+        log_prob = -0.5 * noise.square().sum(1) - log_std.sum(1) - 0.5 * LATENT_DIM * math.log(2 * math.pi)
+        return mean + log_std.exp() * noise, log_prob
+
+    return call

@@ -1,0 +1,1 @@
+"""The same models in other libraries, measured beside ours; each needs that library (`pip install '.[peers]'`)."""
