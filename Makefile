@@ -5,12 +5,13 @@ WORKERS ?= 2
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test test-slow lint coverage clean
+.PHONY: help demo test test-slow bench lint coverage clean
 
 help:
 	@echo "make demo       train and compare the methods on the embedded handwritten digits; writes runs/demo"
 	@echo "make test       the tests (under ten minutes on two cores)"
 	@echo "make test-slow  the slower checks"
+	@echo "make bench      every benchmark at a modest size (ten minutes on two quiet cores); writes runs/bench"
 	@echo "make lint       style and types"
 	@echo "make coverage   the tests with branch coverage"
 	@echo "make clean      remove the environment and the demo's folder"
@@ -30,6 +31,9 @@ test: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -n $(WORKERS) -m slow
+
+bench: $(INSTALLED)
+	$(BIN)/python -m benchmarks
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

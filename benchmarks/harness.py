@@ -6,6 +6,7 @@ nothing, the floor of any call; a matrix product and a sum of two vectors, whose
 of each row are held against.
 """
 
+import math
 import os
 import sys
 import time
@@ -22,7 +23,7 @@ from benchmarks import results, tables
 from benchmarks.operations import UNKNOWN, Cost, cost_of
 from benchmarks.results import Line
 from gpvae_jax.cli import EXPECTED
-from gpvae_jax.evaluate.latency import LEAST, Latency, interleave, waited_for
+from gpvae_jax.evaluate.latency import LEAST, Latency, interleave
 from gpvae_jax.naming import unknown
 
 OUT = Path("runs/bench")
@@ -38,6 +39,8 @@ class Settings:
 
     out: Path = OUT
     """Folder of the result file."""
+    name: str | None = None
+    """Its name, without .jsonl (default: the benchmark's)."""
     seconds: float = 1.0
     """Time spent on each row of a table."""
     clock: str = "wall"
@@ -67,6 +70,10 @@ class Staged(NamedTuple):
     cost: Cost
     details: dict[str, Any]
 
+    def call(self) -> Any:
+        """Run it, and wait for the result."""
+        return jax.block_until_ready(self.executable(*self.arguments))
+
 
 def stage(function: Callable[..., Any], *arguments: Any, trips: int | None = None, donate: tuple = ()) -> Staged:
     """Trace, lower and compile, each timed; `trips` as for `operations.count`, `donate` as jit's donate_argnums."""
@@ -94,7 +101,7 @@ def program(function: Callable[..., Any], *arguments: Any, trips: int | None = N
     """A pure function as a competitor; its first argument's leaves are counted as its parameters."""
     staged = stage(function, *arguments, trips=trips)
     details = staged.details | {"leaves": len(jax.tree.leaves(arguments[:1]))}
-    return Competitor(waited_for(staged.executable, staged.arguments), staged.cost, details)
+    return Competitor(staged.call, staged.cost, details)
 
 
 def references(dtype: Any = jnp.float32) -> dict[str, Competitor]:
@@ -144,14 +151,14 @@ def throughput_lines(
     made = []
     for row, count in images.items():
         median, low, high, repeats = found[row].time
-        speeds = (1e3 * count / ms for ms in (median, high, low))  # the slowest tenth is the low one
-        made.append(Line(benchmark, row, settings, "images/s", *speeds, repeats, dict(found[row].details)))
+        speed, slow, fast = (1e3 * count / ms for ms in (median, high, low))
+        made.append(Line(benchmark, row, settings, "images/s", speed, slow, fast, repeats, dict(found[row].details)))
     return made
 
 
 def unsupported(benchmark: str, row: str, settings: dict[str, Any], unit: str, why: str) -> Line:
     """A row that cannot be measured, and the reason."""
-    return Line(benchmark, row, settings, unit, None, None, None, 0, {"unsupported": why})
+    return Line(benchmark, row, settings, unit, math.nan, math.nan, math.nan, 0, {"unsupported": why})
 
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -184,5 +191,5 @@ def main(name: str, settings: type[S], run: Callable[[S], Iterable[Line]], descr
         sys.exit(f"Error: {error}")
     if command.clock != "wall":
         lines = [line._replace(settings=line.settings | {"clock": command.clock}) for line in lines]
-    results.write(command.out / f"{name}.jsonl", lines)
+    results.write(command.out / f"{command.name or name}.jsonl", lines)
     tables.show(lines)

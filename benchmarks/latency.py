@@ -4,9 +4,9 @@
     python -m benchmarks.latency --rows vae recmix:num_components=5 recmix:num_components=5:shared_trunk=true
     python -m benchmarks.latency --rows vae gpvae --architectures conv --batches 128 --dtypes float32
 
-Two calls of each: "parameters", q(z|x) alone, and "sample", q(z|x), one sample of it and that sample's log-density, which
-is what `gpvae evaluate` times. bfloat16 casts parameters and images. Beside the methods, where PyTorch is installed, its
-eager encoder of the same layers ("PyTorch eager").
+Two calls of each: "parameters", q(z|x) alone, and "sample", q(z|x), one sample of it and that sample's log-density,
+which is what `gpvae evaluate` times. bfloat16 casts parameters and images. Beside the methods, where PyTorch is
+installed, its eager encoder of the same layers ("PyTorch eager").
 """
 
 import importlib.util

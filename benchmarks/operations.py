@@ -30,16 +30,17 @@ class Cost(NamedTuple):
 
 
 UNKNOWN = Cost(math.nan, math.nan, math.nan, math.nan)
-MOVES = frozenset(
-    "broadcast_in_dim reshape transpose squeeze expand_dims slice dynamic_slice dynamic_update_slice concatenate pad "
-    "gather scatter rev copy copy_p convert_element_type bitcast_convert_type select_n iota stop_gradient split stack "
-    "unstack device_put optimization_barrier".split()
-)
-TRANSCENDENTAL = frozenset(
-    "exp exp2 expm1 log log1p tanh logistic sin cos tan sinh cosh asinh acosh atanh asin acos atan atan2 pow "
-    "sqrt rsqrt cbrt erf erfc erf_inv lgamma digamma".split()
-)
-UNCOUNTED = frozenset("geqrf householder_product lu eigh eig svd schur custom_linear_solve".split())  # no rule here
+MOVES = {
+    "broadcast_in_dim", "reshape", "transpose", "squeeze", "expand_dims", "slice", "dynamic_slice", "rev", "pad",
+    "dynamic_update_slice", "concatenate", "gather", "scatter", "copy", "copy_p", "convert_element_type", "iota",
+    "bitcast_convert_type", "select_n", "stop_gradient", "split", "stack", "unstack", "optimization_barrier",
+}  # fmt: skip
+TRANSCENDENTAL = {
+    "exp", "exp2", "expm1", "log", "log1p", "tanh", "logistic", "sin", "cos", "tan", "sinh", "cosh", "asinh", "acosh",
+    "atanh", "asin", "acos", "atan", "atan2", "pow", "sqrt", "rsqrt", "cbrt", "erf", "erfc", "erf_inv", "lgamma",
+    "digamma",
+}  # fmt: skip
+UNCOUNTED = {"geqrf", "householder_product", "lu", "eigh", "eig", "svd", "schur", "custom_linear_solve"}  # no rule here
 
 
 def count(function: Callable[..., Any], *arguments: Any, trips: int | None = None) -> Cost:

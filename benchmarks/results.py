@@ -22,9 +22,9 @@ class Line(NamedTuple):
     row: str
     settings: dict[str, Any]
     unit: str
-    median: float | None  # None where it could not be measured, and details["unsupported"] says why
-    low: float | None  # 10th percentile
-    high: float | None  # 90th percentile
+    median: float  # NaN where it could not be measured, and details["unsupported"] says why
+    low: float  # 10th percentile
+    high: float  # 90th percentile
     repeats: int  # readings behind them
     details: dict[str, Any]  # operations, shares of the machine's rates, stages of compilation …
 
@@ -75,7 +75,7 @@ def read(path: Path) -> Results:
     for file in files:
         for number, text in enumerate(file.read_text().splitlines(), 1):
             values = _parsed(text, f"{file}, line {number},")
-            lines.append(Line(*(values[field] for field in Line._fields)))
+            lines.append(Line(**{name: values[name] for name in Line._fields}))
             here = {name: values.get(name) for name in ("machine", "versions", "commit")}
             if here not in origins:
                 origins.append(here)
@@ -92,7 +92,7 @@ def _parsed(text: str, where: str) -> dict[str, Any]:
     missing = [name for name in Line._fields if not isinstance(values, dict) or name not in values]
     if missing:
         raise ValueError(f"{where} lacks {', '.join(missing)}; expected a result file of `python -m benchmarks`.")
-    return values
+    return values | {name: math.nan for name in ("median", "low", "high") if values[name] is None}
 
 
 def _plain(value: Any) -> Any:

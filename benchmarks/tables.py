@@ -13,13 +13,13 @@ from benchmarks.results import Line
 WIDTH = 170  # of the widest table, where the output is a file or a pipe
 
 MEASURED = {
-    "operations": ("operations", lambda v: f"{v:.2e}"),
-    "transcendental": ("exp, log …", lambda v: f"{v:.1e}"),
+    "operations": ("ops", lambda v: f"{v:.2e}"),
+    "transcendental": ("exp, log", lambda v: f"{v:.1e}"),
     "of_matmul": ("of matmul", lambda v: f"{100 * v:.0f} %"),
-    "of_bandwidth": ("of bandwidth", lambda v: f"{100 * v:.0f} %"),
+    "of_bandwidth": ("of memory", lambda v: f"{100 * v:.0f} %"),
     "of_decoder": ("of decoder", lambda v: f"{100 * v:.0f} %"),
     "expected": ("expected", lambda v: f"{v:.4g}"),
-    "memory_mib": ("memory MiB", lambda v: f"{v:.1f}"),
+    "memory_mib": ("scratch MiB", lambda v: f"{v:.1f}"),
     "compiler_mib": ("compiler MiB", lambda v: f"{v:.1f}"),
     "leaves": ("leaves", lambda v: f"{v:.0f}"),
     "trace_ms": ("trace", lambda v: f"{v:.0f}"),
@@ -45,14 +45,14 @@ def table(lines: Sequence[Line]) -> Table:
     first, columns = lines[0], [n for n in MEASURED if any(_known(line.details.get(n)) for line in lines)]
     made = Table(title=_title(first), box=None, title_justify="left")
     operations = "operations" in columns
-    names = ["row", "median", "10 %", "90 %", "× first", *(["operations × first"] if operations else [])]
+    names = ["row", "median", "10 %", "90 %", "× first", *(["ops × first"] if operations else [])]
     for name in (*names, *(MEASURED[column][0] for column in columns), "readings"):
-        made.add_column(name, justify="left" if name == "row" else "right")
+        made.add_column(name, justify="left" if name == "row" else "right", no_wrap=True)
     for line in lines:
-        if line.median is None:
+        if math.isnan(line.median):
             made.add_row(line.row, f"[dim]{line.details['unsupported']}[/dim]")
             continue
-        cells = [f"{value:,.4g}" for value in (line.median, line.low, line.high) if value is not None]
+        cells = [f"{value:,.4g}" for value in (line.median, line.low, line.high)]
         cells.append(ratio(line.median, first.median))
         if operations:
             cells.append(ratio(line.details.get("operations"), first.details.get("operations")))
@@ -75,7 +75,7 @@ def _title(line: Line) -> str:
 
 def ratio(value: float | None, reference: float | None) -> str:
     """A ratio, or a dash where there is none."""
-    return f"{value / reference:.2f}" if _known(value) and _known(reference) and reference else "–"
+    return f"{value / reference:.2f}" if value and reference and math.isfinite(value / reference) else "–"
 
 
 def _cell(value: float | None, form: Callable[[Any], str]) -> str:

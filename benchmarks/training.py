@@ -3,10 +3,10 @@
     python -m benchmarks.training
     python -m benchmarks.training --rows vae iaf:steps=2 --architectures mlp --peers
 
-The same networks, batch size and optimiser for all; every row trains an epoch in turn. Peers (`pip install '.[peers]'`):
-plain PyTorch, eager and compiled, pythae, and numpyro's SVI, each on one thread. An epoch of ours is one scan over the
-trainer's steps, without the validation pass that `fit` adds. A share of the machine's matrix-multiply rate is shown for
-the rows whose operations are known: ours, and the peers that train the same VAE.
+The same networks, batch size and optimiser for all; every row trains an epoch in turn. Peers (`pip install
+'.[peers]'`): plain PyTorch, eager and compiled, pythae, and numpyro's SVI, each on one thread. An epoch of ours is one
+scan over the trainer's steps, without the validation pass that `fit` adds. A share of the machine's matrix-multiply
+rate is shown for the rows whose operations are known: ours, and the peers that train the same VAE.
 """
 
 import importlib.util
@@ -83,7 +83,8 @@ def ours(row: str, architecture: str, images: np.ndarray, batch: int) -> Competi
     def draw(key: Any, raw: Any) -> Any:
         return jax.random.bernoulli(key, scale(raw, 256)).astype(jnp.float32)
 
-    bound = trainer(method, built.model, optax.adam(1e-3), Observation(draw, draw), batch_size=batch)
+    observation = Observation(draw, lambda raw: scale(raw, 256))
+    bound = trainer(method, built.model, optax.adam(1e-3), observation, batch_size=batch)
     data = TrainingData(jnp.asarray(images), jnp.zeros((1, *SHAPE), jnp.uint8))
 
     def epoch(state: Any, train: Any) -> tuple[Any, Any]:

@@ -44,12 +44,11 @@ def measure(
     ready = {}
     for name, (function, arguments) in calls.items():
         arguments = jax.device_put(arguments)
-        ready[name] = waited_for(jax.jit(function).lower(*arguments).compile(), arguments)
+        ready[name] = _waited_for(jax.jit(function).lower(*arguments).compile(), arguments)
     return interleave(ready, seconds=seconds, warmup=warmup)
 
 
-def waited_for(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Callable[[], Any]:
-    """`function(*arguments)` as a call that returns once its result is there."""
+def _waited_for(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Callable[[], Any]:
     return lambda: jax.block_until_ready(function(*arguments))
 
 
