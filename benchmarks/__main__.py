@@ -15,7 +15,7 @@ from pathlib import Path
 
 import tyro
 
-from benchmarks import goals, plots, results, tables
+from benchmarks import goals, plots, records, tables
 from benchmarks.harness import OUT
 from gpvae_jax.cli import EXPECTED
 from gpvae_jax.naming import unknown
@@ -55,7 +55,7 @@ def main(command: Suite) -> int:
             raise ValueError(unknown("part", name, PARTS))
     tradeoff = None if command.compared is None else plots.tradeoff(command.compared)
     failed = [name for name in command.only or PARTS if not _succeeds(name, command)]
-    lines = results.read(command.out).lines
+    lines = records.read(command.out).lines
     made = plots.draw(lines, command.out)
     if tradeoff is not None:
         made.append(plots.save(tradeoff, command.out / "likelihood_against_latency.png"))

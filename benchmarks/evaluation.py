@@ -22,7 +22,7 @@ from benchmarks import harness
 from benchmarks.cases import LATENTS, ROUND, Case, case, images
 from benchmarks.harness import Competitor, Staged
 from benchmarks.operations import Cost
-from benchmarks.results import Line
+from benchmarks.records import Line
 from gpvae_jax.bounds import Importance, importance, log_weights
 from gpvae_jax.evaluate.ais import ais, sigmoid_schedule
 from gpvae_jax.evaluate.importance import ROWS as CHUNK_ROWS

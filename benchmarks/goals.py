@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from rich.table import Table
 
 from benchmarks.latency import PYTORCH
-from benchmarks.results import Line
+from benchmarks.records import Line
 from benchmarks.training import SAME_VAE
 
 Measure = Callable[[Sequence[Line]], float | None]

@@ -19,9 +19,9 @@ import jax
 import jax.numpy as jnp
 import tyro
 
-from benchmarks import results, tables
+from benchmarks import records, tables
 from benchmarks.operations import UNKNOWN, Cost, cost_of
-from benchmarks.results import Line
+from benchmarks.records import Line
 from gpvae_jax.cli import EXPECTED
 from gpvae_jax.evaluate.latency import LEAST, Latency, interleave
 from gpvae_jax.naming import unknown
@@ -191,5 +191,5 @@ def main(name: str, settings: type[S], run: Callable[[S], Iterable[Line]], descr
         sys.exit(f"Error: {error}")
     if command.clock != "wall":
         lines = [line._replace(settings=line.settings | {"clock": command.clock}) for line in lines]
-    results.write(command.out / f"{command.name or name}.jsonl", lines)
+    records.write(command.out / f"{command.name or name}.jsonl", lines)
     tables.show(lines)

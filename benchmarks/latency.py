@@ -19,7 +19,7 @@ import jax
 from benchmarks import harness
 from benchmarks.cases import TRIPS, case, cast, images, posterior_call
 from benchmarks.harness import Competitor
-from benchmarks.results import Line
+from benchmarks.records import Line
 from gpvae_jax.evaluate import inference_call
 from gpvae_jax.methods import METHODS
 

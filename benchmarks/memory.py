@@ -22,7 +22,7 @@ import optax
 
 from benchmarks import harness
 from benchmarks.cases import case, grey_images, images
-from benchmarks.results import Line
+from benchmarks.records import Line
 from gpvae_jax.evaluate import importance_bounds
 from gpvae_jax.observation import Observation, scale
 from gpvae_jax.train import TrainingData, fit, trainer

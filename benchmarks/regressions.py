@@ -16,7 +16,7 @@ from typing import NamedTuple
 import tyro
 from rich.table import Table
 
-from benchmarks.results import RATES, Line, Results, read
+from benchmarks.records import RATES, Line, Results, read
 from benchmarks.tables import console
 
 REFERENCES = ("floor", "matrix product", "vector sum")

@@ -17,7 +17,7 @@ from benchmarks import evaluation, harness
 from benchmarks.cases import Case, case, images
 from benchmarks.harness import Competitor, Finish
 from benchmarks.operations import Cost
-from benchmarks.results import Line
+from benchmarks.records import Line
 from gpvae_jax.evaluate import inference_call
 
 BATCH, IWAE_BATCH, AIS_BATCH = 128, 16, 4

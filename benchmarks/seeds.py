@@ -17,7 +17,7 @@ import optax
 from benchmarks import harness
 from benchmarks.cases import SHAPE, case, grey_images
 from benchmarks.harness import Competitor
-from benchmarks.results import Line
+from benchmarks.records import Line
 from gpvae_jax.observation import Observation, scale
 from gpvae_jax.train import TrainingData, seed_keys, trainer
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import harness
-from benchmarks.results import Line
+from benchmarks.records import Line
 
 STEP = "from benchmarks.startup import first_step; first_step()"
 README = "from gpvae_jax import bounds, likelihoods, model, networks, train; from gpvae_jax.methods import vae"

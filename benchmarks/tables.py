@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.results import Line
+from benchmarks.records import Line
 
 WIDTH = 170  # of the widest table, where the output is a file or a pipe
 

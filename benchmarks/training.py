@@ -23,7 +23,7 @@ from benchmarks import harness
 from benchmarks.cases import SHAPE, case, grey_images
 from benchmarks.harness import Competitor
 from benchmarks.operations import UNKNOWN
-from benchmarks.results import Line
+from benchmarks.records import Line
 from gpvae_jax.observation import Observation, scale
 from gpvae_jax.train import TrainingData, trainer
 

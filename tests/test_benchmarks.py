@@ -7,8 +7,8 @@ from pathlib import Path
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import goals, harness, latency, plots, regressions, results, tables
-from benchmarks.results import Line, Results
+from benchmarks import goals, harness, latency, plots, records, regressions, tables
+from benchmarks.records import Line, Results
 from gpvae_jax.evaluate.latency import interleave
 
 HERE = {"machine": {"processor": "a", "device": "cpu"}, "versions": {}, "commit": None}
@@ -74,8 +74,8 @@ def test_every_method_is_raced_and_what_has_no_bfloat16_says_so(small: None) -> 
 
 def test_results_are_read_as_written(tmp_path: Path) -> None:
     lines = [line(1.0, batch=1), harness.unsupported("latency", "svi", {}, "ms", "why")]
-    results.write(tmp_path / "a.jsonl", lines)
-    read = results.read(tmp_path)
+    records.write(tmp_path / "a.jsonl", lines)
+    read = records.read(tmp_path)
     assert read.lines[0] == lines[0]
     assert read.lines[1].details == {"unsupported": "why"}
     record = json.loads((tmp_path / "a.jsonl").read_text().splitlines()[0])
@@ -113,7 +113,7 @@ def test_a_bad_file_is_told_in_one_sentence(
 )
 def test_what_got_slower_beyond_noise_fails(tmp_path: Path, old: Line, new: Line, code: int) -> None:
     for name, one in (("old", old), ("new", new)):
-        results.write(tmp_path / f"{name}.jsonl", [one])
+        records.write(tmp_path / f"{name}.jsonl", [one])
     assert regressions.main(regressions.Regressions(tmp_path / "old.jsonl", tmp_path / "new.jsonl")) == code
 
 

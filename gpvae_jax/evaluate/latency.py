@@ -69,13 +69,15 @@ def interleave(
     """
     repeats = {name: _warm_up(call, seconds, warmup) for name, call in calls.items()}
     times: dict[str, list[float]] = {name: [] for name in calls}
-    while due := [name for name in calls if _is_due(times[name], repeats[name], seconds, least)]:
+    spent = dict.fromkeys(calls, 0.0)
+    while due := [name for name in calls if _is_due(len(times[name]), spent[name], seconds, least)]:
         for name in due:
             call, inner = calls[name], range(repeats[name])
-            started = clock()
+            begin, started = time.perf_counter(), clock()
             for _ in inner:
                 call()
             times[name].append(1e3 * (clock() - started) / len(inner))
+            spent[name] += time.perf_counter() - begin
     return {name: _latency(values) for name, values in times.items()}
 
 
@@ -92,9 +94,8 @@ def _warm_up(call: Callable[[], Any], seconds: float, warmup: int) -> int:
     return max(1, round(SHORTEST / fastest))
 
 
-def _is_due(times: list[float], repeats: int, seconds: float, least: int) -> bool:
-    spent = 1e-3 * repeats * sum(times)
-    return spent < seconds or (len(times) < least and spent < 10 * seconds)
+def _is_due(readings: int, spent: float, seconds: float, least: int) -> bool:
+    return spent < seconds or (readings < least and spent < 10 * seconds)
 
 
 def _latency(times: list[float]) -> Latency:
