@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.regressions import REFERENCES
 from benchmarks.records import Line
+from benchmarks.regressions import REFERENCES
 from gpvae_jax import compare, runs
 from gpvae_jax.plots import likelihood_against_time, method_styles
 from gpvae_jax.plots.style import INK, new_axes
