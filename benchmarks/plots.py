@@ -58,7 +58,7 @@ def latency_by_method(lines: Sequence[Line]) -> "Figure":
         axes.annotate(" a call that does nothing", (floor, -0.7), size=8, color=INK, va="center")
     axes.set_yticks(range(len(rows)), rows)
     axes.set(xscale="log", xlabel="q(z|x), one sample and its density (ms, logarithmic)", ylim=(len(rows) - 0.4, -1.2))
-    axes.legend(title="batch", frameon=False, fontsize=8, title_fontsize=8)
+    axes.legend(title="batch", frameon=False, fontsize=8, title_fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 

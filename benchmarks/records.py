@@ -96,10 +96,12 @@ def _parsed(text: str, where: str) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON has no number for becomes null."""
+    """Six digits are enough, and what JSON has no number for becomes null."""
     if isinstance(value, Mapping):
         return {name: _plain(inner) for name, inner in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
 def _processor() -> str:
