@@ -16,9 +16,8 @@ from pathlib import Path
 import tyro
 
 from benchmarks import goals, plots, records, tables
-from benchmarks.harness import OUT
+from benchmarks.harness import CLOCKS, OUT, known
 from gpvae_jax.cli import EXPECTED
-from gpvae_jax.naming import unknown
 
 CONV_ROWS = ("vae", "gpvae", "recmix", "recmix:num_components=5", "newton", "savi", "iaf")
 PARTS: dict[str, tuple[str, ...]] = {
@@ -50,9 +49,8 @@ class Suite:
 
 def main(command: Suite) -> int:
     """Run the parts in turn; returns the number that failed."""
-    for name in command.only:
-        if name not in PARTS:
-            raise ValueError(unknown("part", name, PARTS))
+    known("part", command.only, PARTS)
+    known("clock", [command.clock], CLOCKS)
     tradeoff = None if command.compared is None else plots.tradeoff(command.compared)
     failed = [name for name in command.only or PARTS if not _succeeds(name, command)]
     lines = records.read(command.out).lines

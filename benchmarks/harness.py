@@ -161,13 +161,20 @@ def unsupported(benchmark: str, row: str, settings: dict[str, Any], unit: str, w
     return Line(benchmark, row, settings, unit, math.nan, math.nan, math.nan, 0, {"unsupported": why})
 
 
+def known(kind: str, names: Iterable[str], choices: Iterable[str]) -> None:
+    """Raise ValueError, one sentence, where a name is none of the choices."""
+    choices = tuple(choices)
+    for name in names:
+        if name not in choices:
+            raise ValueError(unknown(kind, name, choices))
+
+
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def clock_of(command: Settings) -> Callable[[], float]:
     """The clock that was chosen. Raises ValueError on an unknown one."""
-    if command.clock not in CLOCKS:
-        raise ValueError(unknown("clock", command.clock, CLOCKS))
+    known("clock", [command.clock], CLOCKS)
     return CLOCKS[command.clock]
 
 

@@ -24,6 +24,7 @@ from gpvae_jax.evaluate import inference_call
 from gpvae_jax.methods import METHODS
 
 CALLS = {"parameters": posterior_call, "sample": inference_call}
+DTYPES = ("float32", "bfloat16")
 PYTORCH = "PyTorch eager"
 ROWS = (*METHODS, "recmix:num_components=5")
 
@@ -36,12 +37,14 @@ class Settings(harness.Settings):
     """NAME:setting=value:…; ratios are to the first."""
     batches: tuple[int, ...] = (1, 128, 1024)
     architectures: tuple[str, ...] = ("mlp", "conv")
-    dtypes: tuple[str, ...] = ("float32", "bfloat16")
+    dtypes: tuple[str, ...] = DTYPES
     calls: tuple[str, ...] = tuple(CALLS)
 
 
 def run(command: Settings) -> Iterator[Line]:
     """One race per architecture, type, call and batch size."""
+    harness.known("call", command.calls, CALLS)
+    harness.known("type", command.dtypes, DTYPES)
     for architecture, dtype in itertools.product(command.architectures, command.dtypes):
         cases = {row: case(row, architecture) for row in command.rows}
         for call, batch in itertools.product(command.calls, command.batches):

@@ -83,6 +83,7 @@ def peak_mib() -> float:
 
 def run(command: Settings) -> Iterator[Line]:
     """A process for each row."""
+    harness.known("axis", command.axes, AXES)
     for axis in command.axes:
         for at in (0, *AXES[axis]):
             work = f"from benchmarks.memory import measure_one; measure_one({axis!r}, {at})"

@@ -82,6 +82,7 @@ class Settings(harness.Settings):
 
 def run(command: Settings) -> Iterator[Line]:
     """One race for each axis and method."""
+    harness.known("axis", command.axes, AXES)
     for axis in command.axes:
         make, methods = AXES[axis]
         for method in methods:

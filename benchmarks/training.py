@@ -105,6 +105,7 @@ def ours(row: str, architecture: str, images: np.ndarray, batch: int) -> Competi
 
 def run(command: Settings) -> Iterator[Line]:
     """One race per architecture."""
+    harness.known("peer", command.peers, PEERS)
     images = grey_images(command.num_images)
     for architecture in command.architectures:
         entered = {row: ours(row, architecture, images, command.batch_size) for row in command.rows}
