@@ -69,15 +69,17 @@ def interleave(
     """
     repeats = {name: _warm_up(call, seconds, warmup) for name, call in calls.items()}
     times: dict[str, list[float]] = {name: [] for name in calls}
-    spent = dict.fromkeys(calls, 0.0)
-    while due := [name for name in calls if _is_due(len(times[name]), spent[name], seconds, least)]:
+    spent, passed = dict.fromkeys(calls, 0.0), dict.fromkeys(calls, 0.0)  # on the clock, and on the wall's
+    while due := [n for n in calls if _is_due(len(times[n]), spent[n], passed[n], seconds, least)]:
         for name in due:
             call, inner = calls[name], range(repeats[name])
             begin, started = time.perf_counter(), clock()
             for _ in inner:
                 call()
-            times[name].append(1e3 * (clock() - started) / len(inner))
-            spent[name] += time.perf_counter() - begin
+            taken = clock() - started
+            times[name].append(1e3 * taken / len(inner))
+            spent[name] += taken
+            passed[name] += time.perf_counter() - begin
     return {name: _latency(values) for name, values in times.items()}
 
 
@@ -94,8 +96,8 @@ def _warm_up(call: Callable[[], Any], seconds: float, warmup: int) -> int:
     return max(1, round(SHORTEST / fastest))
 
 
-def _is_due(readings: int, spent: float, seconds: float, least: int) -> bool:
-    return spent < seconds or (readings < least and spent < 10 * seconds)
+def _is_due(readings: int, spent: float, passed: float, seconds: float, least: int) -> bool:
+    return passed < 10 * seconds and (spent < seconds or readings < least)
 
 
 def _latency(times: list[float]) -> Latency:
