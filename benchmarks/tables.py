@@ -10,7 +10,7 @@ from rich.table import Table
 
 from benchmarks.records import Line
 
-WIDTH = 170  # of the widest table, where the output is a file or a pipe
+WIDTH = 200  # of the widest table, where the output is a file or a pipe
 
 MEASURED = {
     "operations": ("ops", lambda v: f"{v:.2e}"),
