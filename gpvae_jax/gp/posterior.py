@@ -25,7 +25,7 @@ def scale_nodes(
     resolution: Float[Array, "B Z"],
     num_nodes: int,
 ) -> tuple[Float[Array, "K B Z"], Float[Array, "K B Z"]]:
-    """Nodes t and log-weights log ω of E_t[g(a + √B t)], t ~ N(0, 1), for g that varies fastest where σ = 0 (derived).
+    """Nodes t and weights ω of E_t[g(a + √B t)], t ~ N(0, 1), for g that varies fastest where σ = 0 (derived).
 
     A trapezoidal rule in u with t = t₀ + δ sinh u: fine around the zero crossing t₀ = −a/√B, plain where the crossing
     is out of reach, with Σ ω = 1 exactly. `resolution` is the variance below which g no longer resolves σ². The
@@ -41,10 +41,11 @@ def scale_nodes(
     low = jnp.arcsinh((-NODE_RANGE - crossing) / width)
     step = (jnp.arcsinh((NODE_RANGE - crossing) / width) - low) / (num_nodes - 1)
     low = low + step * (jnp.mod(-low / step, 1.0) - 0.5)
-    u = low[None] + step[None] * jnp.arange(num_nodes, dtype=low.dtype)[:, None, None]
-    t = crossing[None] + width[None] * jnp.sinh(u)
-    log_weights = jax.nn.log_softmax(jnp.log(jnp.cosh(u)) - 0.5 * jnp.square(t), axis=0)
-    return jax.lax.stop_gradient((t, log_weights))
+    grow = jnp.exp(low[None] + step[None] * jnp.arange(num_nodes, dtype=low.dtype)[:, None, None])
+    shrink = 1 / grow  # sinh u and cosh u are half their difference and sum; |u| is below 9
+    t = crossing[None] + 0.5 * width[None] * (grow - shrink)
+    weights = (grow + shrink) * jnp.exp(-0.5 * jnp.square(t))  # |t| is at most NODE_RANGE: nothing underflows
+    return jax.lax.stop_gradient((t, weights / jnp.sum(weights, axis=0, keepdims=True)))
 
 
 @partial(
@@ -117,18 +118,20 @@ class GaussianScaleMixture:
 
     def _expected_log(self, extra: Float[Array, "B Z"]) -> Float[Array, "B Z"]:
         """E log(extra + σ²)."""
-        t, log_weights = scale_nodes(self.std_mean, self.std_variance, extra, self.quadrature)
-        return jnp.sum(jnp.exp(log_weights) * jnp.log(extra[None] + self._scale(t)), axis=0)
+        t, weights = scale_nodes(self.std_mean, self.std_variance, extra, self.quadrature)
+        return jnp.sum(weights * jnp.log(extra[None] + self._scale(t)), axis=0)
 
     def _kl(self, expected_log: Float[Array, "B Z"]) -> Float[Array, " B"]:
         return 0.5 * jnp.sum(jnp.square(self.mean) + self.variance - 1 - expected_log, axis=-1)
 
     def _log_density(self, z: Float[Array, "S B Z"]) -> Float[Array, "S B Z"]:
-        t, log_weights = scale_nodes(self.std_mean, self.std_variance, self.mean_variance, self.quadrature)
+        t, weights = scale_nodes(self.std_mean, self.std_variance, self.mean_variance, self.quadrature)
         variance = self.mean_variance[None] + self._scale(t)
-        offset = log_weights - 0.5 * (jnp.log(variance) + LOG_TWO_PI)
-        squared = jnp.square(z - self.mean[None])
-        return jax.nn.logsumexp(offset[:, None] - (0.5 / variance)[:, None] * squared[None], axis=0)
+        exponent = (-0.5 / variance)[:, None] * jnp.square(z - self.mean[None])[None]
+        # log Σ ω exp(…) with the factors before the exponential kept out of it: one logarithm per z, none per node
+        largest = jax.lax.stop_gradient(jnp.max(exponent, axis=0))
+        total = jnp.sum((weights * jax.lax.rsqrt(variance))[:, None] * jnp.exp(exponent - largest[None]), axis=0)
+        return largest + jnp.log(total) - 0.5 * LOG_TWO_PI
 
 
 def _safe_sqrt(x: Array) -> Array:
