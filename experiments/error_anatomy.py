@@ -4,10 +4,11 @@
 
 For every GPVAE run, on the first test images: each image's best diagonal Gaussian (μ*, σ*) is searched for from the
 base's (m, s). To second order the mean's error costs ½ Σ (μ* − m)²/σ*² nats and the standard deviation's
-Σ (σ* − s)²/σ*²; put against them what is left once the predicted errors f and h are taken off, on the test images
-and, to tell fitting from learning, on as many training images. Also what the ELBO itself says of (m, s), of (m, s)
-with either part at its optimum, and of the corrected Gaussian. All seeds; standard errors over images.
-About two minutes per run and seed on one CPU core. Writes experiments/results/error_anatomy.json.
+Σ (σ* − s)²/σ*² (eq. 7.2, derived); put against them what is left once the predicted errors f and h are taken off, on
+the test images and, to tell fitting from learning, on as many training images. Also what the ELBO itself says of
+(m, s), of (m, s) with either part at its optimum, and of the corrected Gaussian. All seeds; standard errors over
+images. About two minutes per run and seed on one CPU core. Writes experiments/results/error_anatomy.json.
+Equations: docs/mathematics.md.
 """
 
 import dataclasses

@@ -1,6 +1,7 @@
-"""Everything that follows from log-weights log w[S, B] = log p_θ(x, z) − log q(z|x), z ~ q.
+"""Everything that follows from log-weights log w[S, B] = log p_θ(x, z) − log q(z|x), z ~ q (eq. 1.6).
 
 `elbo`, `iwae` and `effective_sample_size` take log-weights; `importance` streams them in chunks of constant memory.
+Equations: docs/mathematics.md.
 """
 
 import math
@@ -24,23 +25,24 @@ def log_weights(
     *,
     beta: float | Array = 1.0,
 ) -> Float[Array, "S B"]:
-    """log w = log p_θ(x|z) + β (log p(z) − log q(z|x)) for S draws z ~ q(z|x); β = 1 is the true log-weight."""
+    """log w = log p_θ(x|z) + β (log p(z) − log q(z|x)) for S draws z ~ q(z|x) (eq. 1.9); at β = 1
+    the true log-weight."""
     z, log_q = posterior.sample_and_log_prob(key, num_samples)
     return model.log_likelihood(theta, x, z) + beta * (model.log_prior(theta, z) - log_q)
 
 
 def elbo(log_w: Float[Array, "S B"]) -> Float[Array, " B"]:
-    """Evidence lower bound, the mean log-weight."""
+    """Evidence lower bound, the mean log-weight (eq. 1.7)."""
     return jnp.mean(log_w, axis=0)
 
 
 def iwae(log_w: Float[Array, "S B"]) -> Float[Array, " B"]:
-    """Importance-weighted bound with K = S samples: logsumexp_S log w − log S (Burda et al. 2016)."""
+    """Importance-weighted bound with K = S samples: logsumexp_S log w − log S (eq. 1.10, paper: Burda et al. 2016)."""
     return jax.nn.logsumexp(log_w, axis=0) - math.log(log_w.shape[0])
 
 
 def effective_sample_size(log_w: Float[Array, "S B"]) -> Float[Array, " B"]:
-    """(Σ w)² / Σ w², between 1 and S (Kong 1992)."""
+    """(Σ w)² / Σ w², between 1 and S (eq. 1.11; Kong 1992)."""
     return jnp.exp(2 * jax.nn.logsumexp(log_w, axis=0) - jax.nn.logsumexp(2 * log_w, axis=0))
 
 

@@ -1,7 +1,7 @@
 """Observation models p_θ(x|z): normalised log-densities of one example given the decoder's output for it.
 
 Data enter as floats in [0, 1] (grey level k of L levels is k / (L − 1)); the decoder's output has the data's shape.
-Every function here treats a single example; callers `vmap` over samples and batch.
+Every function here treats a single example; callers `vmap` over samples and batch. Equations: docs/mathematics.md.
 """
 
 import math
@@ -32,7 +32,7 @@ class Likelihood(NamedTuple):
 
 
 def bernoulli() -> Likelihood:
-    """Bernoulli pixels, the output being the logits l: log p = Σ x l − log(1 + eˡ).
+    """Bernoulli pixels, the output being the logits l: log p = Σ x l − log(1 + eˡ) (eq. 1.2).
 
     Grey values between 0 and 1 are accepted; the result is then a cross-entropy, not a normalised density.
     """
@@ -51,7 +51,7 @@ def bernoulli() -> Likelihood:
 
 
 def gaussian() -> Likelihood:
-    """Gaussian pixels N(output, v) with one learned scalar log v, started at the data's variance (paper)."""
+    """Gaussian pixels N(output, v) with one learned scalar log v, started at the data's variance (eq. 1.3, paper)."""
 
     def init(x: Float[Array, "N *D"]) -> PyTree:
         return {"log_variance": jnp.log(jnp.maximum(jnp.var(x), MIN_VARIANCE))}
@@ -74,8 +74,8 @@ def gaussian() -> Likelihood:
 def discretized_logistic(levels: int = 256) -> Likelihood:
     """Integer grey levels under a logistic density integrated over each level's bin, one learned scalar log-scale.
 
-    With u = (x − output ± ½ bin) / s, p = σ(u₊) − σ(u₋) = σ(u₊) σ(−u₋) (1 − e^{u₋−u₊}) (derived: exact, and
-    each factor has a stable logarithm); the lowest and highest level take the whole tail. Kingma et al. (2016).
+    With u = (x − output ± ½ bin) / s, p = σ(u₊) − σ(u₋) = σ(u₊) σ(−u₋) (1 − e^{u₋−u₊}) (eq. 1.4, derived: exact,
+    and each factor has a stable logarithm); the lowest and highest level take the whole tail. Kingma et al. (2016).
     """
     if levels < 2:
         raise ValueError(f"discretized_logistic needs at least 2 grey levels, got {levels}.")
@@ -98,7 +98,7 @@ def discretized_logistic(levels: int = 256) -> Likelihood:
         return jnp.sum(below_upper + above_lower + inside)
 
     def mean(params: PyTree, output: Float[Array, "*D"]) -> Float[Array, "*D"]:
-        # E[clip(x, 0, 1)] = ∫₀¹ P(x > t) dt; the sum over levels is this integral's midpoint rule (derived)
+        # E[clip(x, 0, 1)] = ∫₀¹ P(x > t) dt; the sum over levels is its midpoint rule (eq. 1.5, derived)
         scale = jnp.exp(params["log_scale"])
         return scale * (jax.nn.softplus(output / scale) - jax.nn.softplus((output - 1.0) / scale))
 

@@ -1,4 +1,7 @@
-"""The generative model p_θ(x, z) = N(z; 0, I) p_θ(x|z) that every inference method shares."""
+"""The generative model p_θ(x, z) = N(z; 0, I) p_θ(x|z) (eq. 1.1) that every inference method shares.
+
+Equations: docs/mathematics.md.
+"""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,7 @@
-"""Training objectives that are not tied to one method: the ELBO with a closed-form KL, and the K-sample bound."""
+"""Training objectives that are not tied to one method: the ELBO with a closed-form KL, and the K-sample bound.
+
+Equations: docs/mathematics.md.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,9 +22,8 @@ def analytic_elbo(
     x: Float[Array, "B *D"],
     num_samples: int,
 ) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
-    """The two parts of L(q; x) = E_q[log p_θ(x|z)] − KL(q ‖ p(z)) per example: the first from S draws, the KL exact.
-
-    The posterior must offer `kl_to_standard_normal`; the prior is N(0, I).
+    """The two parts of L(q; x) = E_q[log p_θ(x|z)] − KL(q ‖ p(z)) (eq. 1.8) per example: the first from S draws,
+    the KL exact. The posterior must offer `kl_to_standard_normal`; the prior is N(0, I).
     """
     z, _ = posterior.sample_and_log_prob(key, num_samples)
     return jnp.mean(model.log_likelihood(theta, x, z), axis=0), posterior.kl_to_standard_normal()
@@ -74,7 +76,8 @@ def sampled_loss(log_likelihood: Array, log_ratio: Array, beta: float | Array) -
 def iwae_trained(
     method: InferenceMethod, model: LatentModel, *, num_samples: int, doubly_reparameterized: bool = False
 ) -> InferenceMethod:
-    """The same inference trained on the K-sample bound, E[logsumexp_K log w − log K] (Burda et al. 2016, paper).
+    """The same inference trained on the K-sample bound, E[logsumexp_K log w − log K] (eq. 1.10, paper: Burda et al.
+    2016).
 
     method: any whose posterior gives samples and log-densities; its own loss, with whatever terms it may have
     beside the ELBO, is replaced. num_samples: K; K = 1 is the ELBO with a sampled KL. doubly_reparameterized: the
@@ -110,7 +113,7 @@ def doubly_reparameterized_log_weights(
     """`bounds.log_weights` in value; under `iwae` its gradient is the doubly-reparameterised one.
 
     With normalised weights w̃, the posterior's parameters λ get Σ_k (1 − β (1 − w̃_k)) w̃_k ∂_z log w_k ∂_λ z_k, which at
-    β = 1 is Σ_k w̃_k² ∂_z log w_k ∂_λ z_k (paper; other β derived the same way: the score term
+    β = 1 is Σ_k w̃_k² ∂_z log w_k ∂_λ z_k (eq. 1.12, paper; other β derived the same way: the score term
     −β w̃ ∂_λ log q is reparameterised once more); θ gets Σ_k w̃_k ∂_θ log p as ever. Gradients of the ELBO
     through these weights are not meant to be taken. Raises ValueError where the posterior has no `log_prob`.
     """

@@ -1,6 +1,7 @@
 """Approximate posteriors q(z|x): batches of distributions as pytrees, with exact samples and densities.
 
 Shapes: the batch axis B leads every field; samples are z[S, B, Z]; log-densities are in nats, summed over Z.
+Equations: docs/mathematics.md.
 """
 
 import math
@@ -48,14 +49,14 @@ class DiagonalGaussian(NamedTuple):
         return standard_normal_log_prob(noise) - jnp.sum(self.log_std, axis=-1)[None]
 
     def kl_to_standard_normal(self) -> Float[Array, " B"]:
-        """KL(q ‖ N(0, I)) = ½ Σ_j (mean² + σ² − 1 − log σ²), closed form."""
+        """KL(q ‖ N(0, I)) = ½ Σ_j (mean² + σ² − 1 − log σ²), closed form (eq. 2.2)."""
         return 0.5 * jnp.sum(jnp.square(self.mean) + self.variance - 1 - 2 * self.log_std, axis=-1)
 
 
 def diagonal_gaussian(output: Float[Array, "B twoZ"]) -> DiagonalGaussian:
     """A network's 2Z outputs as mean and log σ, the latter bounded smoothly by b·tanh(·/b), b = LOG_STD_BOUND.
 
-    Near zero the bound is the identity to third order; a runaway output cannot overflow exp (derived).
+    Near zero the bound is the identity to third order; a runaway output cannot overflow exp (eq. 2.3, derived).
     """
     mean, raw = jnp.split(output, 2, axis=-1)
     return DiagonalGaussian(mean, LOG_STD_BOUND * jnp.tanh(raw / LOG_STD_BOUND))

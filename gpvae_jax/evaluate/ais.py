@@ -1,9 +1,10 @@
 """Annealed importance sampling of log p(x) (Neal 2001), and its reverse from exact posterior samples (BDMC).
 
-The path is geometric, π_t ∝ p(z) p_θ(x|z)^β_t (paper: Wu et al. 2017), or from any Gaussian q instead of the prior,
-π_t ∝ q(z)^(1−β_t) p_θ(x, z)^β_t; between two temperatures every chain makes one Hamiltonian Monte Carlo transition.
-Step sizes are found by a pilot run and then held, so that the estimate of p(x) is exactly unbiased (derived: steps
-that adapt to the chain they move would bias it), and log p̂ a lower bound on log p(x) on average.
+The path is geometric, π_t ∝ p(z) p_θ(x|z)^β_t (eq. 7.3, paper: Wu et al. 2017), or from any Gaussian q instead of the
+prior, π_t ∝ q(z)^(1−β_t) p_θ(x, z)^β_t; between two temperatures every chain makes one Hamiltonian Monte Carlo
+transition. Step sizes are found by a pilot run and then held, so that the estimate of p(x) is exactly unbiased
+(derived: steps that adapt to the chain they move would bias it), and log p̂ a lower bound on log p(x) on average.
+Equations: docs/mathematics.md.
 """
 
 import math
@@ -67,7 +68,8 @@ def ais(
     target_acceptance: float = 0.65,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Annealed:
-    """log p̂(x) of each example from C = `num_chains` chains over the temperatures of `schedule`, 0 = β_0 < … < β_T = 1.
+    """log p̂(x) of each example from C = `num_chains` chains over the temperatures of `schedule`, 0 = β_0 < … < β_T = 1
+    (eq. 7.4, paper).
 
     start: a posterior with `sample_and_log_prob` and `log_prob`, from which the path starts; None is the prior.
     num_pilot: chains of the pilot run that finds a step per temperature and example for the target acceptance.
@@ -123,7 +125,7 @@ class Bracket(NamedTuple):
 
 
 def bidirectional(model: LatentModel, theta: PyTree, key: PRNGKeyArray, num_examples: int, **settings: Any) -> Bracket:
-    """BDMC (Grosse et al. 2015): `ais` and `reverse_ais` on data drawn from the model itself.
+    """BDMC (eq. 7.5, paper: Grosse et al. 2015): `ais` and `reverse_ais` on data drawn from the model itself.
 
     The width of the bracket tells how far `ais` can be from the truth on data like these. settings: as for `ais`.
     """

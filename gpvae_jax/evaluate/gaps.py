@@ -1,7 +1,7 @@
 """Where a posterior loses: the gaps between log p(x) and its bound (Cremer, Li & Duvenaud 2018), per example.
 
 log p(x) − L[q*] is the approximation gap, what the family cannot express; L[q*] − L[q] the amortization gap, what the
-encoder does not find; q* is the example's own optimum in the family.
+encoder does not find; q* is the example's own optimum in the family (eq. 7.1, paper). Equations: docs/mathematics.md.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,4 +1,7 @@
-"""The true posterior p(z|x) on a grid: exact for two latents, where all else is an estimate; of more, a plane of it."""
+"""The true posterior p(z|x) on a grid: exact for two latents, where all else is an estimate; of more, a plane of it.
+
+Equations: docs/mathematics.md.
+"""
 
 import functools
 from collections.abc import Callable
@@ -58,7 +61,7 @@ class GridPosterior(NamedTuple):
 def grid_posterior(
     model: LatentModel, theta: PyTree, x: Float[Array, "B *D"], *, size: int = 150, extent: float = 6.0
 ) -> GridPosterior:
-    """Evaluate p(x, z) over z ∈ [−extent, extent]², then again over the window that holds each example's mass.
+    """Evaluate p(x, z) over z ∈ [−extent, extent]², then again over the window that holds its mass (eq. 7.6).
 
     size: points G per axis, of the whole and of the window. Cost: 2 G² decoder passes per example. The sum over
     cells integrates smooth densities that vanish at the window's edge to many digits. Raises ValueError where the

@@ -1,6 +1,7 @@
 """Does one method truly beat another? Paired over the same test examples, with the seeds of training as a second error.
 
 All on the host, in numpy float64; values[R, N] are per-example bounds in nats of R training seeds.
+Equations: docs/mathematics.md.
 """
 
 import math
@@ -36,7 +37,7 @@ class Verdict(NamedTuple):
 
 
 def paired(a: Float[np.ndarray, "R N"], b: Float[np.ndarray, "R N"]) -> Paired:
-    """b less a, example by example. Raises ValueError where the examples differ in number.
+    """b less a, example by example (eq. 7.7). Raises ValueError where the examples differ in number.
 
     Equal numbers of seeds are paired too, seed r of one with seed r of the other: right whether they are independent
     trainings or, as after a warm start, share what the seed decides. Otherwise their error is that of a difference of

@@ -1,4 +1,7 @@
-"""Posteriors that pass a Gaussian sample through invertible maps: inverse autoregressive and Householder flows."""
+"""Posteriors that pass a Gaussian sample through invertible maps: inverse autoregressive and Householder flows.
+
+Equations: docs/mathematics.md.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +24,8 @@ TINY = 1e-12  # |v|² of a Householder vector is kept above it, so that v = 0 me
 def iaf_step(
     network: Autoregressive, params: PyTree, shift: Float[Array, "B G"], z: Float[Array, "S B Z"], gate_bias: float
 ) -> tuple[Float[Array, "S B Z"], Float[Array, "S B"]]:
-    """z ← g z + (1 − g) m with (m, s) = network(z), g = sigmoid(s + b), and log |∂z'/∂z| = Σ log g (paper)."""
+    """z ← g z + (1 − g) m with (m, s) = network(z), g = sigmoid(s + b), and log |∂z'/∂z| = Σ log g
+    (eq. 4.1, paper)."""
     mean, gate = network(params, shift, z)
     log_gate = jax.nn.log_sigmoid(gate + gate_bias)
     kept = jnp.exp(log_gate)
@@ -72,7 +76,7 @@ class IAFPosterior:
     def sample_and_log_prob(
         self, key: PRNGKeyArray, num_samples: int
     ) -> tuple[Float[Array, "S B Z"], Float[Array, "S B"]]:
-        """z = z_T of z_0 ~ base; log q = log base(z_0) − Σ_t Σ log g_t."""
+        """z = z_T of z_0 ~ base; log q = log base(z_0) − Σ_t Σ log g_t (eq. 4.2, paper)."""
         z, log_q = self.base.sample_and_log_prob(key, num_samples)
         z, log_det = self.forward(z)
         return z, log_q - log_det
@@ -143,7 +147,7 @@ class HouseholderPosterior(NamedTuple):
 
 
 def reflect(vectors: Float[Array, "B T Z"], z: Float[Array, "S B Z"]) -> Float[Array, "S B Z"]:
-    """z ← z − 2 v (vᵀz)/|v|² for v_1, …, v_T in turn."""
+    """z ← z − 2 v (vᵀz)/|v|² for v_1, …, v_T in turn (eq. 4.3, paper)."""
 
     def step(z: Array, v: Float[Array, "B Z"]) -> tuple[Array, None]:
         scaled = 2 * v / jnp.maximum(jnp.sum(jnp.square(v), axis=-1, keepdims=True), TINY)

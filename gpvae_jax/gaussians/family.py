@@ -1,8 +1,8 @@
 """The two Gaussian families as spaces to move in: local coordinates u around a posterior, in units of its spread.
 
 u has the posterior's own type and shapes. A draw of the posterior at u is, in the one at u = 0, the draw of a deformed
-noise: place(retract(q, u), e) = place(q, deform(u, e)) (derived). In these units the ELBO's curvature is near 1
-whatever the data's scale, and no density needs a triangular solve.
+noise: place(retract(q, u), e) = place(q, deform(u, e)) (eq. 2.6, derived). In these units the ELBO's curvature is near
+1 whatever the data's scale, and no density needs a triangular solve. Equations: docs/mathematics.md.
 """
 
 import math

@@ -1,4 +1,7 @@
-"""The full-covariance Gaussian posterior N(mean, L Lᵀ), L lower triangular with a positive diagonal."""
+"""The full-covariance Gaussian posterior N(mean, L Lᵀ), L lower triangular with a positive diagonal.
+
+Equations: docs/mathematics.md.
+"""
 
 from typing import NamedTuple
 
@@ -46,7 +49,7 @@ class FullGaussian(NamedTuple):
         return standard_normal_log_prob(noise) - self.log_det[None]
 
     def kl_to_standard_normal(self) -> Float[Array, " B"]:
-        """KL(q ‖ N(0, I)) = ½ (|mean|² + tr L Lᵀ − Z) − log |L|, closed form."""
+        """KL(q ‖ N(0, I)) = ½ (|mean|² + tr L Lᵀ − Z) − log |L|, closed form (eq. 2.4)."""
         quadratic = jnp.sum(jnp.square(self.mean) + self.variance - 1, axis=-1)
         return 0.5 * quadratic - self.log_det
 
@@ -69,7 +72,7 @@ def from_precision(mean: Float[Array, "B Z"], precision: Float[Array, "B Z Z"]) 
     """N(mean, P⁻¹) of a symmetric positive definite P, by one Cholesky factorisation and one triangular solve.
 
     With rows and columns reversed, P = U Uᵀ for an upper triangular U, and L = U⁻ᵀ is the lower factor of P⁻¹
-    (derived): no inverse is formed and factorised again. P is first scaled to a unit diagonal, where the rounding
+    (eq. 3.8): no inverse is formed and factorised again. P is first scaled to a unit diagonal, where the rounding
     error of the factorisation is of order Z·eps whatever the units of z; a damping of 4 Z·eps on that diagonal
     (1e-5 in float32 at Z = 20) covers it. So factors are finite at any conditioning, and directions in which the
     scaled P is flatter than the damping come out narrower than they are.

@@ -1,4 +1,7 @@
-"""Gradient and Gauss–Newton curvature of log p_θ(x, z) in z, from nothing but a `LatentModel`'s two functions."""
+"""Gradient and Gauss–Newton curvature of log p_θ(x, z) in z, from nothing but a `LatentModel`'s two functions.
+
+Equations: docs/mathematics.md.
+"""
 
 from typing import NamedTuple
 
@@ -29,9 +32,9 @@ def gauss_newton(
 ) -> LocalModel:
     """The gradient and I + JᵀHJ, J the Jacobian of the decoder's output, H the likelihood's Hessian there.
 
-    Derived: with p(x|η) = exp(x·η − A(η) + h(x)) and η(z) the decoder's natural parameter, ∂_x log p = η + h'(x) and
-    E[x|z] = A'(η), so that JᵀHJ = (∂_z η)ᵀ ∂_z E[x|z] = (∂_z ∂_x log p)ᵀ (∂_z E[x|z]). Both factors come from
-    `log_likelihood` and `mean`; no likelihood needs to know its Hessian. It is exact for Bernoulli and Gaussian
+    Why (eq. 3.2, derived): with p(x|η) = exp(x·η − A(η) + h(x)) and η(z) the decoder's natural parameter, ∂_x log p =
+    η + h'(x) and E[x|z] = A'(η), so that JᵀHJ = (∂_z η)ᵀ ∂_z E[x|z] = (∂_z ∂_x log p)ᵀ (∂_z E[x|z]). Both factors come
+    from `log_likelihood` and `mean`; no likelihood needs to know its Hessian. It is exact for Bernoulli and Gaussian
     outputs. The discretised logistic is no such family: there it is the observed Hessian (a location family's
     ∂_x = −∂_output) with each pixel weighed by its chance not to be clipped, smaller than JᵀHJ and no less safe.
 

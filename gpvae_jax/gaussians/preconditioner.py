@@ -1,4 +1,7 @@
-"""What turns the gradient of log p(x, z) into a step: the inverse of a curvature, in the form cheapest to apply."""
+"""What turns the gradient of log p(x, z) into a step: the inverse of a curvature, in the form cheapest to apply.
+
+Equations: docs/mathematics.md.
+"""
 
 from typing import NamedTuple
 
@@ -12,7 +15,8 @@ from gpvae_jax.types import LatentModel
 
 
 class Preconditioner(NamedTuple):
-    """A covariance C = diag(variance) + factor factorᵀ, or, where `precision` is there, C = precision⁻¹.
+    """A covariance C = diag(variance) + factor factorᵀ, or, where `precision` is there, C = precision⁻¹
+    (eq. 3.4, derived).
 
     C is the covariance of a Gaussian approximation of p(z|x), and what a Newton step multiplies the gradient by.
     """
@@ -41,7 +45,7 @@ class Preconditioner(NamedTuple):
         return scale * _apply(from_precision(slope, scaled), scale * slope)
 
     def gaussian(self, mean: Float[Array, "B Z"], *, full: bool) -> DiagonalGaussian | FullGaussian:
-        """N(mean, C), or the diagonal Gaussian with the least KL to it, whose precisions are the diagonal of C⁻¹."""
+        """N(mean, C), or the diagonal Gaussian with the least KL to it, of precisions diag C⁻¹ (eq. 3.6, derived)."""
         if self.precision is None and self.factor is None:
             q = DiagonalGaussian(mean, 0.5 * jnp.log(self.variance))
             return q if not full else FullGaussian(mean, jax.vmap(jnp.diag)(q.std))
@@ -77,7 +81,8 @@ def bounded(move: Float[Array, "B Z"], std: Float[Array, "B Z"], largest: float)
 def hessian(
     model: LatentModel, theta: PyTree, x: Float[Array, "B *D"], z: Float[Array, "B Z"]
 ) -> tuple[Float[Array, "B Z"], Float[Array, "B Z Z"]]:
-    """∇ log p(x, z) and the absolute value of its Hessian, eigenvalues floored at 1, the prior's curvature (derived).
+    """∇ log p(x, z) and the absolute value of its Hessian, eigenvalues floored at 1, the prior's curvature
+    (eq. 3.3, derived).
 
     Where log p is not concave the negative Hessian is no precision; with its eigenvalues' absolute values a step
     still climbs (saddle-free Newton). Cost: Z decoder gradients' tangents and an eigendecomposition, Z³.

@@ -1,4 +1,7 @@
-"""What a GPVAE says about its errors: how uncertain inference is at an example, and samples by drawing the weights."""
+"""What a GPVAE says about its errors: how uncertain inference is at an example, and samples by drawing the weights.
+
+Equations: docs/mathematics.md.
+"""
 
 from typing import NamedTuple
 
@@ -21,7 +24,7 @@ class Uncertainty(NamedTuple):
 
 
 def uncertainty(info: Info, *, relative: bool = False) -> Uncertainty:
-    """How uncertain amortized inference is at each example (paper), from what `gpvae`'s posterior returned as info.
+    """How uncertain amortized inference is at each example (eq. 6.15, paper), from what `gpvae`'s posterior returned.
 
     The scores per latent are info["mean_variance"] and info["std_variance"], [B, Z]. relative: in units of the
     base's variance s² (derived), so that a latent known to 0.01 and one known to 1 weigh alike.

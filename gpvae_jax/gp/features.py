@@ -1,4 +1,5 @@
-"""The features ψ(x) of a deep linear kernel k(x, x') = τ² ψᵀψ', and the Gaussian posterior whose errors it models."""
+"""The features ψ(x) of a deep linear kernel k(x, x') = τ² ψᵀψ' (eq. 6.2, paper), and the Gaussian posterior whose
+errors it models. Equations: docs/mathematics.md."""
 
 import math
 from collections.abc import Callable

@@ -1,9 +1,11 @@
 """The weight posterior of a GPVAE in closed form, from a trained base and per-example optima (derived).
 
 To second order at its own optimum (μ*, σ*) the ELBO of example i is, up to a constant,
-−½ Σ_j λ_ij (μ_j − μ*_ij)² − ½ Σ_j γ_ij (σ_j − σ*_ij)² (the diagonal of its curvature: the rows of W are independent).
+−½ Σ_j λ_ij (μ_j − μ*_ij)² − ½ Σ_j γ_ij (σ_j − σ*_ij)² (eq. 6.17, derived: the diagonal of its curvature, as the rows
+of W are independent).
 With μ = m + Wψ and σ = s + Uψ that is Bayesian linear regression of the residuals μ* − m and σ* − s on ψ. White noise
 v(x) in the kernel adds to each residual's variance and is fitted by marginal likelihood, by EM.
+Equations: docs/mathematics.md.
 """
 
 from collections.abc import Callable
@@ -40,7 +42,7 @@ class Laplace(NamedTuple):
 
 
 def optima(q: DiagonalGaussian) -> Optima:
-    """Curvatures of per-example optima q: λ = 1/σ*², γ = 2/σ*².
+    """Curvatures of per-example optima q: λ = 1/σ*², γ = 2/σ*² (eq. 6.18, derived).
 
     λ is exact: σ*² = −1 / E_q[∂²log p/∂z²] is the ELBO's own stationarity in σ, and ∂²L/∂μ² = E_q[∂²log p/∂z²]. γ
     takes that expectation not to change with σ (Gauss–Newton): ∂²L/∂σ² = E_q[∂²log p/∂z²] − 1/σ². Both are positive.
@@ -90,7 +92,8 @@ def regress_with_noise(
     learning_rate: float = 0.05,
     chunk_size: int = 2048,
 ) -> tuple[Regression, PyTree]:
-    """`regress` with white noise: r_i ~ N(Wψ_i, 1/λ_i + v(x_i)), log v affine in ψ, by `rounds` of EM.
+    """`regress` with white noise: r_i ~ N(Wψ_i, 1/λ_i + v(x_i)), log v affine in ψ, by `rounds` of EM
+    (eq. 6.21, derived).
 
     E: the weight posterior given v. M: `steps` of Adam on E_{q(W)} Σ_i log N(r_i; Wψ_i, 1/λ_i + v(x_i)) less
     ½ |weights of log v|², a standard normal prior, without which v runs away where few examples meet many features.

@@ -1,7 +1,8 @@
-"""q(z|x) = ∫ q(z|x, W, U) q(W, U): a Gaussian whose mean and standard deviation are themselves Gaussian.
+"""q(z|x) = ∫ q(z|x, W, U) q(W, U) (eq. 6.10, derived): a Gaussian whose mean and standard deviation are Gaussian.
 
 Per latent, z ~ N(μ, σ²) with μ ~ N(c, A) and σ ~ N(a, B), hence z ~ N(c, A + σ²): a scale mixture over the scalar σ.
 Only σ² matters, so σ may be negative; σ² is floored at VARIANCE_FLOOR, in samples and density alike.
+Equations: docs/mathematics.md.
 """
 
 import math
@@ -25,7 +26,8 @@ def scale_nodes(
     resolution: Float[Array, "B Z"],
     num_nodes: int,
 ) -> tuple[Float[Array, "K B Z"], Float[Array, "K B Z"]]:
-    """Nodes t and weights ω of E_t[g(a + √B t)], t ~ N(0, 1), for g that varies fastest where σ = 0 (derived).
+    """Nodes t and weights ω of E_t[g(a + √B t)], t ~ N(0, 1), for g that varies fastest where σ = 0
+    (eq. 6.12, derived).
 
     A trapezoidal rule in u with t = t₀ + δ sinh u: fine around the zero crossing t₀ = −a/√B, plain where the crossing
     is out of reach, with Σ ω = 1 exactly. `resolution` is the variance below which g no longer resolves σ². The
@@ -58,7 +60,7 @@ class GaussianScaleMixture:
     """A batch of marginal posteriors; z = c + √(A + σ²) e₁ with σ = a + √B e₂.
 
     In distribution this is the three-noise form z = c + √A e₁ + (a + √B e₂) e₃; one noise the less lowers the
-    variance of its gradient and has no √A at A = 0 (derived). A = B = 0 is N(c, a²).
+    variance of its gradient and has no √A at A = 0 (eq. 6.8, derived). A = B = 0 is N(c, a²).
     """
 
     mean: Float[Array, "B Z"]  # c = m + E f
@@ -94,18 +96,18 @@ class GaussianScaleMixture:
         return z, self.log_prob(z)
 
     def log_prob(self, z: Float[Array, "S B Z"]) -> Float[Array, "S B"]:
-        """log q = Σ_j log Σ_k ω_k N(z_j; c_j, A_j + (a_j + √B_j t_k)²): a mixture, normalised exactly; O(K S B Z)."""
+        """log q = Σ_j log Σ_k ω_k N(z_j; c_j, A_j + (a_j + √B_j t_k)²) (eq. 6.11, derived), normalised; O(K S B Z)."""
         return jnp.sum(self._log_density(z), axis=-1)
 
     def expected_kl(self) -> Float[Array, " B"]:
-        """E_{μ,σ} KL(N(μ, σ²) ‖ N(0, I)) = ½ Σ [c² + A + a² + B − 1 − E log σ²] (paper's objective; derived form)."""
+        """E_{μ,σ} KL(N(μ, σ²) ‖ N(0, I)) = ½ Σ [c² + A + a² + B − 1 − E log σ²] (eq. 6.9, derived)."""
         return self._kl(self._expected_log(jnp.zeros_like(self.mean_variance)))
 
     def marginal_kl(self, z: Float[Array, "S B Z"], variance: Float[Array, "S B Z"]) -> Float[Array, " B"]:
         """Unbiased estimate of KL(q ‖ N(0, I)), q the marginal, from what `draw` returned.
 
         ½ Σ [c² + A + a² + B − 1 − E log(A + σ²)] − I(z; σ), the mutual information by the draws' mean of
-        log N(z; c, A + σ²) − log q(z) (derived): its noise vanishes with B, and it is at most `expected_kl`.
+        log N(z; c, A + σ²) − log q(z) (eq. 6.14, derived): its noise vanishes with B, and it is at most `expected_kl`.
         """
         squared = jnp.square(z - self.mean[None])
         conditional = -0.5 * (squared / variance + jnp.log(variance) + LOG_TWO_PI)

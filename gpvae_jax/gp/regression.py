@@ -1,4 +1,7 @@
-"""Bayesian linear regression with a precision per example, in the square-root form that float32 can bear."""
+"""Bayesian linear regression with a precision per example, in the square-root form that float32 can bear.
+
+Equations: docs/mathematics.md.
+"""
 
 import math
 from typing import NamedTuple
@@ -23,7 +26,7 @@ def regress(
     *,
     chunk_size: int = 2048,
 ) -> Regression:
-    """q(w_j) ∝ N(w_j; 0, τ² I) ∏_i N(r_ij; w_jᵀψ_i, 1/λ_ij), targets r and precisions λ > 0.
+    """q(w_j) ∝ N(w_j; 0, τ² I) ∏_i N(r_ij; w_jᵀψ_i, 1/λ_ij), targets r and precisions λ > 0 (eq. 6.19, derived).
 
     S_j⁻¹ = P_j = Σ_i λ_ij ψ_iψ_iᵀ + I/τ² and w̄_j = S_j Σ_i λ_ij r_ij ψ_i. One pass over the examples, O(N F² Z), as a
     running QR factor R of the rows √λ [ψ, r]: P = RᵀR is never formed, so that float32 meets the square root of its
@@ -65,7 +68,7 @@ def _solve(factor: Float[Array, "F1 F1"]) -> PyTree:
 
 
 def _log_evidence(factor: Float[Array, "F1 F1"], weight: Float[Array, " N"], prior_scale: float) -> Array:
-    """−½ [N log 2π − Σ log λ + log det(τ² P) + ρ²], ρ² = min_w Σ λ (r − wᵀψ)² + |w|²/τ²."""
+    """−½ [N log 2π − Σ log λ + log det(τ² P) + ρ²], ρ² = min_w Σ λ (r − wᵀψ)² + |w|²/τ² (eq. 6.20, derived)."""
     log_det = 2 * jnp.sum(jnp.log(jnp.abs(jnp.diagonal(factor)[:-1]) * prior_scale))
     noise = jnp.sum(math.log(2 * math.pi) - jnp.log(weight))
     return -0.5 * (noise + log_det + jnp.square(factor[-1, -1]))

@@ -1,8 +1,10 @@
-"""Gaussian posteriors over the weights of the error functions, f = Wψ(x): ∏_j N(w_j; w̄_j, S_j), prior N(0, τ² I).
+"""Gaussian posteriors over the weights of the error functions, f = Wψ(x): ∏_j N(w_j; w̄_j, S_j), prior N(0, τ² I)
+(eq. 6.4, derived).
 
 Shapes: W[Z, F], one row per latent j; ψ[B, F] features. Samples of f(x_b) need only its mean w̄ψ and variance
-A_j = ψᵀS_jψ (local reparameterisation), never a draw of W. Every family is a `WeightPosterior`, pure functions on a
-dict of parameters; costs are stated per call. Covariance factors have positive diagonals, stored as logarithms.
+A_j = ψᵀS_jψ (eq. 6.7, derived: local reparameterisation), never a draw of W. Every family is a `WeightPosterior`,
+pure functions on a dict of parameters; costs are stated per call. Covariance factors have positive diagonals, stored as
+logarithms. Equations: docs/mathematics.md.
 """
 
 from collections.abc import Callable
@@ -163,7 +165,7 @@ def init_white_noise(num_features: int, start: Float[Array, " Z"]) -> PyTree:
 
 
 def white_noise(params: PyTree, psi: Float[Array, "B F"]) -> Float[Array, "B Z"]:
-    """v(x) of the kernel τ² ψᵀψ' + v(x) δ(x, x'): log v affine in ψ, smoothly bounded (derived)."""
+    """v(x) of the kernel τ² ψᵀψ' + v(x) δ(x, x'): log v affine in ψ, smoothly bounded (eq. 6.16, derived)."""
     raw = psi @ params["weight"].T + params["bias"][None]
     return jnp.exp(LOG_NOISE_BOUND * jnp.tanh(raw / LOG_NOISE_BOUND))
 
@@ -173,7 +175,7 @@ def _mean(params: PyTree, psi: Float[Array, "B F"]) -> Float[Array, "B Z"]:
 
 
 def _kl(mean: Float[Array, "Z F"], trace: Array, log_det: Array, prior_scale: Array | float) -> Float[Array, ""]:
-    """½ [(tr S + |w̄|²)/τ² − ZF − log det S + ZF log τ²]; trace and log det summed over latents."""
+    """½ [(tr S + |w̄|²)/τ² − ZF − log det S + ZF log τ²] (eq. 6.6, derived); trace and log det summed over latents."""
     scale = jnp.asarray(prior_scale, mean.dtype)
     fit = (trace + jnp.sum(jnp.square(mean))) / jnp.square(scale)
     return 0.5 * (fit - mean.size - log_det + 2 * mean.size * jnp.log(scale))

@@ -1,8 +1,9 @@
 """GPVAE: a Gaussian process on the error of the amortized encoder (Kim, CVPR 2022).
 
 Not to be confused with Gaussian-process *priors over z*: here μ(x) = m(x) + f(x) and σ(x) = s(x) + h(x), errors added
-to the encoder's mean m and standard deviation s (paper), with f = Wψ(x), h = Uψ(x), the deep linear kernel (paper).
-A Gaussian q(W, U) is learned by variational inference, the ELBO of N(μ, σ²) being the likelihood of (f, h) (paper).
+to the encoder's mean m and standard deviation s (eq. 6.1, paper), with f = Wψ(x), h = Uψ(x), the deep linear kernel
+(eq. 6.2, paper). A Gaussian q(W, U) is learned by variational inference, the ELBO of N(μ, σ²) being the likelihood of
+(f, h) (eq. 6.3, paper). Equations: docs/mathematics.md.
 """
 
 import math
@@ -46,7 +47,8 @@ def gpvae(
     freeze_model: bool = False,
     white_noise: bool = False,
 ) -> InferenceMethod:
-    """Maximise, per example, E_{q(W,U)}[ELBO(N(m + Wψ, (s + Uψ)²); x)] − KL(q(W, U) ‖ p(W, U)) / N (paper).
+    """Maximise, per example, E_{q(W,U)}[ELBO(N(m + Wψ, (s + Uψ)²); x)] − KL(q(W, U) ‖ p(W, U)) / N
+    (eq. 6.5, paper).
 
     The posterior is a `GaussianScaleMixture`, (W, U) integrated out in one forward pass; φ = {"base": the base's φ,
     "mean": q(W), "std": q(U), …}. At zero weight means and variances it is the base. The defaults are the paper's

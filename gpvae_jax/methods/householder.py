@@ -1,4 +1,7 @@
-"""Householder flow (Tomczak & Welling 2016): an amortized diagonal Gaussian turned by T reflections."""
+"""Householder flow (Tomczak & Welling 2016): an amortized diagonal Gaussian turned by T reflections.
+
+Equations: docs/mathematics.md.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +18,7 @@ FLOW_KEY = 3  # folded into the key of init, whose first three splits make the d
 
 
 def householder(model: LatentModel, encoder: Network, *, steps: int = 4, num_samples: int = 1) -> InferenceMethod:
-    """v_1 = Dense(h(x)), v_t = Dense(v_{t−1}), z ← z − 2 v_t (v_tᵀz)/|v_t|²; the log-determinant is 0 (paper).
+    """v_1 = Dense(h(x)), v_t = Dense(v_{t−1}), z ← z − 2 v_t (v_tᵀz)/|v_t|²; log-determinant 0 (eq. 4.3, paper).
 
     The posterior is a Gaussian whose covariance is the base's, rotated, and its KL to N(0, I) is the base's, which
     the loss takes in closed form. steps: T; 0 is the vae. num_samples: draws of z for the loss.

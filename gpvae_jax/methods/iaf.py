@@ -1,4 +1,7 @@
-"""Inverse autoregressive flow (Kingma et al. 2016): an amortized Gaussian, then T autoregressive steps."""
+"""Inverse autoregressive flow (Kingma et al. 2016): an amortized Gaussian, then T autoregressive steps.
+
+Equations: docs/mathematics.md.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +28,8 @@ def iaf(
     gate_bias: float = 2.0,
     num_samples: int = 1,
 ) -> InferenceMethod:
-    """z_0 = μ + σε, then T times (m, s) = MADE_t(z, h(x)), g = sigmoid(s + b), z ← g z + (1 − g) m; log q −= Σ log g.
+    """z_0 = μ + σε, then T times (m, s) = MADE_t(z, h(x)), g = sigmoid(s + b), z ← g z + (1 − g) m; log q −= Σ log g
+    (eqs. 4.1 and 4.2, paper).
 
     The encoder's features h are the context of every step; the order of the latents is reversed between steps.
     steps: T; 0 is the vae with a sampled KL. width, layers: hidden units and layers of each MADE. gate_bias: b;

@@ -3,7 +3,7 @@
 Marino et al. feed λ and ∇_λ L to a network that returns the next λ, from a start that knows nothing. Here the start is
 the amortized one, and the network adjusts a Newton step (`newton`): how far to go along each latent's gradient, what
 to add to it, and how to change the standard deviation, each as a function of the input's features *and* of the
-gradient (derived). One gradient of log p(x, z) at the mean per step, no draws.
+gradient (derived). One gradient of log p(x, z) at the mean per step, no draws. Equations: docs/mathematics.md.
 """
 
 import math
@@ -34,7 +34,8 @@ def iterative(
     remat: bool = False,
     num_samples: int = 1,
 ) -> InferenceMethod:
-    """K steps μ ← μ + s (η e^a ⊙ u + b), log s ← log s + c, with u = s ⊙ ∇_z log p(x, z) at μ; trained through them.
+    """K steps μ ← μ + s (η e^a ⊙ u + b), log s ← log s + c, with u = s ⊙ ∇_z log p(x, z) at μ; trained through them
+    (eq. 3.9, derived).
 
     a, b, c [B, Z] come from one hidden layer of `width` units over the base encoder's features, u on a logarithmic
     scale and the way come so far in units of s; the steps share it. At initialisation a, b and c are small, so that a

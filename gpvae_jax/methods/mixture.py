@@ -1,4 +1,7 @@
-"""The end-to-end mixture of encoders: the recursion's posterior with everything trained at once on L(Q)."""
+"""The end-to-end mixture of encoders: the recursion's posterior with everything trained at once on L(Q).
+
+Equations: docs/mathematics.md.
+"""
 
 import math
 
@@ -31,12 +34,12 @@ def mixture(
     evaluate_components: str = "auto",
     base: InferenceMethod | None = None,
 ) -> InferenceMethod:
-    """Q = Σ_m α_m(x) q_m trained end to end on L(Q), components, weights and θ at once.
+    """Q = Σ_m α_m(x) q_m trained end to end on L(Q) (eq. 5.10, paper), components, weights and θ at once.
 
     weights: "uniform", α = 1/M, the multiple-importance-sampling bound (Kviman et al. 2022); "amortized", the
     softmax of a small network of x, or "constant", the same for every x; both learned, and uniform at first.
     estimator: "all_to_all", every component is sampled; "some_to_all", `num_drawn` of M per example and step, at
-    that fraction of the decoder's cost (Hotti et al. 2024). num_samples: draws of z per sampled component.
+    that fraction of the decoder's cost (eq. 5.11, paper). num_samples: draws of z per sampled component.
     shared_trunk, evaluate_components, base: as for `recmix`. φ = {"components": base's φ stacked, "weights": …}.
     Raises ValueError on unknown names, and where more components are to be drawn than there are.
     """

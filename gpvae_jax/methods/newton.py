@@ -3,6 +3,7 @@
 The amortized answer is a prior on where the posterior's mean lies; the likelihood's own gradient and a curvature say
 where it really is. Related: the Laplace posterior of Park et al. (2019), here `vlae`; iterative amortized inference
 (Marino et al. 2018), whose learned update sees the gradient; SAVI (Kim et al. 2018), many small gradient steps.
+Equations: docs/mathematics.md.
 """
 
 import math
@@ -47,7 +48,8 @@ def newton(
     remat: bool = False,
     num_samples: int = 1,
 ) -> InferenceMethod:
-    """K steps μ ← μ + η (Λ + P)⁻¹ (∇ log p(x, μ) − P (μ − μ₀)) from the base's mean μ₀; trained through them.
+    """K steps μ ← μ + η (Λ + P)⁻¹ (∇ log p(x, μ) − P (μ − μ₀)) from the base's mean μ₀; trained through them
+    (eq. 3.1, derived).
 
     base: any method whose posterior is a `DiagonalGaussian`, `vae` by default. With a GPVAE (`gpvae.as_gaussian`) and
       use_gp_prior, 1/P is the variance of its mean error: the amortized answer's own uncertainty is the trust
@@ -57,18 +59,20 @@ def newton(
       "learned", diag s²(x) r(x), r a positive output of the encoder, η its start;
       "lowrank", that and a term of `rank` directions, from the encoder as well: with the covariance "full" by far the
       best for its price where it can be trained, hence the default;
-      "gauss_newton", (I + JᵀHJ)⁻¹, exact for a piecewise linear decoder: Z Jacobian-vector products, and η = 1 with
-      halvings is best;
+      "gauss_newton", (I + JᵀHJ)⁻¹ (eq. 3.2, derived), exact for a piecewise linear decoder: Z Jacobian-vector
+      products, and η = 1 with halvings is best;
       "hessian", the exact Hessian with eigenvalues made positive: for small Z.
     covariance: of the result, "full", Λ⁻¹ at the final mean; "diagonal", 1/Λ_jj, the best diagonal for a Gaussian
       posterior; "base", the base's.
     step_size: η. halvings: try η, η/2, …, η 2^−halvings in one decoder call and keep per example the best, or no step
-      if all lower log p(x, z) − ½ |√P (z − μ₀)|²; not differentiated. largest_move: of one step, root mean square
-      over latents in units of the base's s; a guard against curvatures that vanish.
+      if all lower log p(x, z) − ½ |√P (z − μ₀)|² (eq. 3.5, derived); not differentiated.
+    largest_move: of one step, root mean square over latents in units of the base's s; a guard against curvatures that
+      vanish.
     inner_samples: S. With 0, gradient and curvature are those at the mean and the steps lead to the mode, a Laplace
       posterior. With S > 0 they are means over S draws from the current posterior, in mirrored pairs: the steps then
-      lead to the Gaussian with the greatest ELBO, where E_q ∇ log p = 0 and Λ = −E_q ∇² log p (Opper and Archambeau
-      2009, paper), which is another one where the posterior is wide or skew. Each step costs S times as much.
+      lead to the Gaussian with the greatest ELBO, where E_q ∇ log p = 0 and Λ = −E_q ∇² log p (eq. 3.10, paper:
+      Opper and Archambeau 2009), which is another one where the posterior is wide or skew. Each step costs S times as
+      much.
     first_order: the step counts as a constant. remat: recompute each step in the backward pass.
     φ = {"base", and "metric" and perhaps "features" for the learned curvatures}. With steps = 0 and covariance "base"
     it is the base.

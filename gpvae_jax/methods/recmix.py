@@ -1,4 +1,4 @@
-"""RecMix: a recursive mixture of amortized encoders (Kim & Pavlovic 2020)."""
+"""RecMix: a recursive mixture of amortized encoders (Kim & Pavlovic 2020). Equations: docs/mathematics.md."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -39,7 +39,7 @@ def recmix(
     evaluate_components: str = "auto",
     base: InferenceMethod | None = None,
 ) -> InferenceMethod:
-    """Q_m = (1 − ε_m(x)) Q_{m−1} + ε_m(x) q_m, m = 1 … M − 1, each q_m an encoder of its own (paper).
+    """Q_m = (1 − ε_m(x)) Q_{m−1} + ε_m(x) q_m, m = 1 … M − 1, each q_m an encoder of its own (eq. 5.1, paper).
 
     num_components: M, components made by `init`; the other functions read M off the parameters (see `growth`).
     refinement: who is trained on what, all in one step with one set of draws.
@@ -48,7 +48,8 @@ def recmix(
       "newest": only the newest component, on its criterion, and its ε, on L(Q_{M−1}); the rest is held (paper:
       how a component is added).
     objective: component m's criterion, for "recursive" and "newest": "bkl", L(q_m) + min(KL(q_m‖Q_{m−1}), cap)
-      (paper); "greedy", L(Q_m) (derived); "entropy", E_{q_m}[log p − log Q_{m−1}] + entropy_weight · H(q_m).
+      (eq. 5.7, paper); "greedy", L(Q_m) (eq. 5.8, derived); "entropy", E_{q_m}[log p − log Q_{m−1}] +
+      entropy_weight · H(q_m) (eq. 5.9, paper).
     cap: nats per example; cap_on: "example", the mean of num_samples draws, or "sample", each draw.
     against: "earlier", the criteria's Q_{m−1} (paper), or "others", the mixture of all components but m (derived).
     epsilon: "amortized", a small network of x, or "constant"; all start at initial_epsilon, or where that is 0 at

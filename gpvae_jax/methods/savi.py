@@ -1,4 +1,7 @@
-"""Semi-amortized variational inference (Kim et al. 2018): an amortized start, refined by ascent on the ELBO."""
+"""Semi-amortized variational inference (Kim et al. 2018): an amortized start, refined by ascent on the ELBO.
+
+Equations: docs/mathematics.md.
+"""
 
 from collections.abc import Callable
 
@@ -29,7 +32,8 @@ def savi(
     inner_samples: int = 2,
     num_samples: int = 1,
 ) -> InferenceMethod:
-    """K steps λ ← λ + η g(λ), g = ∇_λ L(λ; x) clipped, on λ = (mean, log σ) of each example; trained through them.
+    """K steps λ ← λ + η g(λ), g = ∇_λ L(λ; x) clipped, on λ = (mean, log σ) of each example; trained through them
+    (eq. 2.7, paper).
 
     base: any method whose posterior is a DiagonalGaussian, `vae` by default. steps: K; parameters trained with one
     K serve any other: a method built with more steps, on the same parameters, takes more at test time. step_size: η,
@@ -124,7 +128,7 @@ def _ascent_step(
 def clip_per_example(gradient: PyTree, max_norm: float) -> tuple[PyTree, Float[Array, " B"]]:
     """Scale each example's gradient (leaves [B, Z]) to a Euclidean norm of at most `max_norm`; also the norms before.
 
-    g min(1, c/|g|) is written g c / √max(|g|², c²), whose derivative exists at g = 0 as well.
+    g min(1, c/|g|) is written g c / √max(|g|², c²), whose derivative exists at g = 0 as well (eq. 2.8, derived).
     """
     squares = sum(jnp.sum(jnp.square(leaf), axis=-1) for leaf in jax.tree.leaves(gradient))
     factor = max_norm / jnp.sqrt(jnp.maximum(squares, max_norm**2))

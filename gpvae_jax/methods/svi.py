@@ -1,4 +1,7 @@
-"""Stochastic variational inference: the ELBO of each example maximised by itself, the reference for every gap."""
+"""Stochastic variational inference: the ELBO of each example maximised by itself, the reference for every gap.
+
+Equations: docs/mathematics.md.
+"""
 
 from collections.abc import Callable, Iterator
 
@@ -28,7 +31,7 @@ def svi(
     learning_rate: float = 0.1,
     inner_samples: int = 8,
 ) -> InferenceMethod:
-    """The base's amortized posterior, optimised per example when asked for; trained as the base.
+    """The base's amortized posterior, optimised per example when asked for (eq. 2.5, paper); trained as the base.
 
     base: any method whose posterior is a DiagonalGaussian, `vae` by default; its φ is this method's φ. family:
     "diagonal" or "full". max_steps, inner_samples, and Adam with learning_rate: see `per_example.optimize`;

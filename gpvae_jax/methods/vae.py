@@ -1,4 +1,7 @@
-"""The variational autoencoder: one amortized diagonal Gaussian (Kingma & Welling 2014)."""
+"""The variational autoencoder: one amortized diagonal Gaussian (Kingma & Welling 2014).
+
+Equations: docs/mathematics.md.
+"""
 
 import math
 
@@ -19,7 +22,7 @@ def vae(
     analytic_kl: bool = True,
     std_scale: float = 1.0,
 ) -> InferenceMethod:
-    """Amortized inference, q(z|x) = N(m_φ(x), diag s_φ(x)²), in one feed-forward pass.
+    """Amortized inference, q(z|x) = N(m_φ(x), diag s_φ(x)²) (eq. 2.1, paper), in one feed-forward pass.
 
     model: the generative model; encoder: x[B, *D] -> features h[B, H], on which an affine head puts (m, log s).
     num_samples: draws of z per example and step. analytic_kl: the KL to the prior in closed form, otherwise

@@ -1,4 +1,7 @@
-"""The variational Laplace autoencoder (Park et al. 2019): a full-covariance Gaussian at the posterior's mode."""
+"""The variational Laplace autoencoder (Park et al. 2019): a full-covariance Gaussian at the posterior's mode.
+
+Equations: docs/mathematics.md.
+"""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
@@ -25,7 +28,7 @@ def vlae(
 ) -> InferenceMethod:
     """q(z|x) = N(μ_T, P(μ_T)⁻¹), P = I + JᵀHJ at a mode found by T Gauss–Newton steps from the encoder's mean.
 
-    Where the decoder is piecewise linear and the output Gaussian this is the exact posterior of the piece (paper).
+    Where the decoder is piecewise linear and the output Gaussian this is the piece's exact posterior (eq. 3.7, paper).
     base: any method whose posterior is a DiagonalGaussian, `vae` by default; its mean is μ_0. steps: T; with 0 no
     Laplace approximation is made and q is the base's own. halvings: each step tries the factors 1, ½, …, 2^−halvings
     in one decoder call and keeps, per example, the best, or none if all lower log p(x, z) (derived: a full step

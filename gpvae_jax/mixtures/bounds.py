@@ -1,6 +1,7 @@
 """Estimators of L(Q) = E_Q[log p_θ(x, z) − log Q(z|x)] for a mixture Q, and the metrics its training reports.
 
 β weighs log p(z) − log Q throughout; metrics are at β = 1. Bounds are means over the batch, nats per example.
+Equations: docs/mathematics.md.
 """
 
 from collections.abc import Callable
@@ -21,7 +22,8 @@ def all_to_all(
     x: Float[Array, "B *D"],
     beta: float | Array,
 ) -> tuple[Float[Array, ""], Metrics]:
-    """Σ_m α_m E_{q_m}[log p − log Q] from stratified draws z_m ~ q_m, each against every component (paper).
+    """Σ_m α_m E_{q_m}[log p − log Q] from stratified draws z_m ~ q_m, each against every component
+    (eq. 5.10, paper).
 
     M decoder calls per draw, and M² component densities. Its gradient in α is exact for the draws at hand.
     """
@@ -44,8 +46,8 @@ def some_to_all(
     """`all_to_all` estimated from K = `num_drawn` components per example, drawn without replacement.
 
     Σ_m α_m v_m = E[(M/K) Σ_{m ∈ A} α_m v_m] for a uniformly random A of K components, so the estimate is unbiased
-    for any weights; the denominator log Q keeps all M components (Hotti et al. 2024, there with α = 1/M). K decoder
-    calls per draw and K·M component densities.
+    for any weights; the denominator log Q keeps all M components (eq. 5.11, paper: Hotti et al. 2024, there with
+    α = 1/M). K decoder calls per draw and K·M component densities.
     """
     key_choice, key_noise = jax.random.split(key)
     uniform = jax.random.uniform(key_choice, q.log_alpha.shape)

@@ -2,7 +2,7 @@
 
 Every criterion takes the same `Draws` and returns [M, B], one value per component and example, whose gradient in
 component m's parameters is that of its own criterion and whose gradient in anything else is zero. β weighs
-log p(z) − log q throughout; β = 1 is the true criterion.
+log p(z) − log q throughout; β = 1 is the true criterion. Equations: docs/mathematics.md.
 """
 
 from typing import NamedTuple
@@ -39,7 +39,7 @@ def current_mixture(num_components: int, against: str) -> Bool[np.ndarray, "M M"
 
 
 def bounded_kl(draws: Draws, current: Bool[np.ndarray, "M M"], *, cap: float, cap_on: str) -> Float[Array, "M B"]:
-    """L(q_m) + β min(KL(q_m ‖ Q), C), Q the current mixture without q_m (paper; β derived).
+    """L(q_m) + β min(KL(q_m ‖ Q), C), Q the current mixture without q_m (eq. 5.7, paper; β derived).
 
     Its uncapped form is E_{q_m}[log p − log Q], the functional gradient of KL(Q ‖ p(z|x)), which a Dirac maximises.
     cap_on: "example", min(mean_S log q_m/Q, C), or "sample", mean_S min(log q_m/Q, C) (derived). A component with
@@ -57,7 +57,8 @@ def bounded_kl(draws: Draws, current: Bool[np.ndarray, "M M"], *, cap: float, ca
 def entropy_regularized(
     draws: Draws, current: Bool[np.ndarray, "M M"], *, entropy_weight: float
 ) -> Float[Array, "M B"]:
-    """E_{q_m}[log p − log Q] + λ H(q_m), as in boosted variational inference (Guo et al. 2016; Locatello et al. 2018).
+    """E_{q_m}[log p − log Q] + λ H(q_m), boosted variational inference's (eq. 5.9, paper: Guo et al. 2016; Locatello
+    et al. 2018).
 
     The entropy is closed form. A component with no current mixture maximises L(q_m).
     """
@@ -68,7 +69,7 @@ def entropy_regularized(
 
 
 def greedy(draws: Draws, current: Bool[np.ndarray, "M M"]) -> Float[Array, "M B"]:
-    """L(Q') of the current mixture together with q_m, as a function of q_m alone (derived: the exact criterion).
+    """L(Q') of the current mixture together with q_m, as a function of q_m alone (eq. 5.8, derived).
 
     Q' has the current components' and q_m's weights, renormalised: with "earlier" it is the recursion's Q_m.
     """

@@ -1,4 +1,7 @@
-"""What to look at in a trained mixture: who explains what, how narrow, how alike, and which components are dead."""
+"""What to look at in a trained mixture: who explains what, how narrow, how alike, and which components are dead.
+
+Equations: docs/mathematics.md.
+"""
 
 from typing import NamedTuple
 
@@ -33,7 +36,7 @@ def diagnose(
     """Weights, shares, sticks, widths and divergences of a mixture posterior at x.
 
     The share of component m is E_{p(z|x)}[α_m q_m(z) / Q(z)], by self-normalised importance sampling from Q with
-    `num_samples` draws (derived): it equals α_m where Q is the true posterior, and shows which weights lie.
+    `num_samples` draws (eq. 5.13, derived): it equals α_m where Q is the true posterior, and shows which weights lie.
     """
     z, log_q = q.sample_and_log_prob(key, num_samples)
     log_w = model.log_likelihood(theta, x, z) + model.log_prior(theta, z) - log_q
@@ -48,7 +51,7 @@ def diagnose(
 
 
 def sticks(log_alpha: Float[Array, "B M"]) -> Float[Array, "B M1"]:
-    """The ε_1 … ε_{M−1} of any weights: ε_m = α_m / Σ_{j≤m} α_j, `stick_breaking` inverted (derived)."""
+    """The ε_1 … ε_{M−1} of any weights: ε_m = α_m / Σ_{j≤m} α_j, `stick_breaking` inverted (eq. 5.3, derived)."""
     return jnp.exp(log_alpha - jax.lax.cumlogsumexp(log_alpha, axis=1))[:, 1:]
 
 

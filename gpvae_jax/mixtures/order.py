@@ -1,6 +1,6 @@
 """How many components a mixture needs: grow one at a time, stop when the held-out gain is within its error.
 
-All of it runs on the host, in numpy float64, on per-example held-out bounds in nats.
+All of it runs on the host, in numpy float64, on per-example held-out bounds in nats. Equations: docs/mathematics.md.
 """
 
 import math
@@ -31,8 +31,8 @@ def select_order(
     """The first order whose successor does not gain more than `num_errors` standard errors.
 
     bounds: the held-out ELBO of every example at orders first, first + 1, …; the same examples in the same order.
-    With d_i = L_i(m + 1) − L_i(m), the gain is mean d and its standard error std(d) / √N (derived). That error is
-    the examples' alone: a gain that another seed of the training would not repeat can pass, so average each L_i
+    With d_i = L_i(m + 1) − L_i(m), the gain is mean d, its standard error std(d) / √N (eq. 5.14, derived). That error
+    is the examples' alone: a gain that another seed of the training would not repeat can pass, so average each L_i
     over seeds before, or raise `num_errors`, where seeds differ much. Raises ValueError on fewer than two examples,
     unequal numbers of them, values that are not finite, or a num_errors that is not a number of at least 0.
     """

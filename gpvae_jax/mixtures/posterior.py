@@ -1,6 +1,7 @@
 """Q(z|x) = Σ_m α_m(x) q_m(z|x), a mixture of diagonal Gaussians, and the stick-breaking weights of a recursion.
 
 Shapes: components lead, means[M, B, Z]; samples z[S, B, Z], stratified samples z[M, S, B, Z]; log-densities in nats.
+Equations: docs/mathematics.md.
 """
 
 import math
@@ -46,7 +47,7 @@ class GaussianMixture(NamedTuple):
         return jax.vmap(lambda q: q.log_prob(z))(self.components)
 
     def log_prob(self, z: Float[Array, "S B Z"]) -> Float[Array, "S B"]:
-        """log Q(z|x) = logsumexp_m (log α_m + log q_m(z|x)), over all components."""
+        """log Q(z|x) = logsumexp_m (log α_m + log q_m(z|x)), over all components (eq. 5.4)."""
         return jax.nn.logsumexp(self._joint(z), axis=0)
 
     def responsibilities(self, z: Float[Array, "S B Z"]) -> Float[Array, "M S B"]:
@@ -74,7 +75,7 @@ class GaussianMixture(NamedTuple):
     def sample_strata(
         self, key: PRNGKeyArray, num_samples: int
     ) -> tuple[Float[Array, "M S B Z"], Float[Array, "M S B"]]:
-        """S reparameterised draws of *every* component, and log Q of each: for `stratified_mean` (paper)."""
+        """S reparameterised draws of *every* component, and log Q of each: for `stratified_mean`."""
         z = self.strata(self.noise(key, num_samples))
         return z, jax.vmap(self.log_prob)(z)
 
@@ -99,10 +100,10 @@ class GaussianMixture(NamedTuple):
 
 
 def stick_breaking(logits: Float[Array, "... M1"]) -> Float[Array, "... M"]:
-    """log α of the recursion Q_m = (1 − ε_m) Q_{m−1} + ε_m q_m, from the logits of ε_1 … ε_{M−1}.
+    """log α of the recursion Q_m = (1 − ε_m) Q_{m−1} + ε_m q_m (eq. 5.1, paper), from the logits of ε_1 … ε_{M−1}.
 
-    α_m = ε_m ∏_{j>m} (1 − ε_j) with ε_0 := 1 (paper); in logarithms, log α_m = log ε_m + Σ_{j>m} log(1 − ε_j), so
-    that no weight underflows and none is a difference of near-equal numbers. No logits give the one weight 1.
+    α_m = ε_m ∏_{j>m} (1 − ε_j) with ε_0 := 1 (eq. 5.2, paper); in logarithms, log α_m = log ε_m + Σ_{j>m} log(1 − ε_j),
+    so that no weight underflows and none is a difference of near-equal numbers. No logits give the one weight 1.
     """
     nothing = jnp.zeros((*logits.shape[:-1], 1), logits.dtype)
     log_new = jnp.concatenate([nothing, jax.nn.log_sigmoid(logits)], axis=-1)
@@ -111,7 +112,7 @@ def stick_breaking(logits: Float[Array, "... M1"]) -> Float[Array, "... M"]:
 
 
 def stratified_mean(log_alpha: Float[Array, "B M"], values: Float[Array, "M S B"]) -> Float[Array, " B"]:
-    """E_Q[v] ≈ Σ_m α_m mean_S v(z_m), z_m ~ q_m: unbiased, with the exact gradient in α (paper)."""
+    """E_Q[v] ≈ Σ_m α_m mean_S v(z_m), z_m ~ q_m: unbiased, with the exact gradient in α (eq. 5.10, paper)."""
     return jnp.sum(jnp.exp(log_alpha).T * jnp.mean(values, axis=1), axis=0)
 
 
