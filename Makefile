@@ -4,22 +4,29 @@ VENV ?= .venv
 WORKERS ?= 2
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+DOCS_INSTALLED := $(VENV)/.docs-installed
 
-.PHONY: help demo test test-slow bench lint coverage clean
+.PHONY: help demo test test-slow bench lint coverage docs notebooks clean
 
 help:
 	@echo "make demo       train and compare the methods on the embedded handwritten digits; writes runs/demo"
 	@echo "make test       the tests (under ten minutes on two cores)"
-	@echo "make test-slow  the slower checks"
+	@echo "make test-slow  the slower checks, the notebooks and the site among them"
 	@echo "make bench      every benchmark at a modest size (ten minutes on two quiet cores); writes runs/bench"
 	@echo "make lint       style and types"
 	@echo "make coverage   the tests with branch coverage"
+	@echo "make docs       the documentation as a site: build/docs/index.html"
+	@echo "make notebooks  run experiments/notebooks again, in place"
 	@echo "make clean      remove the environment and the demo's folder"
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gpvae_jax needs Python 3.11 or newer, but $(PYTHON) is " + sys.version.split()[0] + "; run make with PYTHON=python3.12, say.")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+$(DOCS_INSTALLED): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,docs]'
 	@touch $@
 
 demo: $(INSTALLED)
@@ -29,7 +36,7 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
 
-test-slow: $(INSTALLED)
+test-slow: $(DOCS_INSTALLED)
 	$(BIN)/python -m pytest -n $(WORKERS) -m slow
 
 bench: $(INSTALLED)
@@ -43,5 +50,13 @@ lint: $(INSTALLED)
 coverage: $(INSTALLED)
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow" --cov --cov-report=term
 
+docs: $(DOCS_INSTALLED)
+	@rm -rf build/docs
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -c docs . build/docs
+	@echo "build/docs/index.html"
+
+notebooks: $(DOCS_INSTALLED)
+	$(BIN)/python -m experiments.run_notebooks
+
 clean:
-	rm -rf $(VENV) runs/demo
+	rm -rf $(VENV) runs/demo build/docs docs/api
