@@ -29,5 +29,6 @@ html_css_files = ["site.css"]
 html_static_path = ["static"]
 
 autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
 autodoc_typehints_format = "short"
 python_maximum_signature_line_length = 100

@@ -17,9 +17,10 @@ LOG = logging.getLogger(__name__)
 INDEX, API = "docs/index", "docs/api"
 MEMBERS = "   :members:\n   :show-inheritance:\n   :ignore-module-all:\n"  # a name stands where it is made
 LINK = re.compile(r"^\* \[[^]]*\]\(([^)]+)\.(?:md|ipynb)\)", re.MULTILINE)
+APPLIED, THIN_SPACE = "<mo>&ApplyFunction;</mo>", '<mspace width="0.17em"></mspace>'  # browsers leave none after log
 TAG = re.compile(r"\\tag\{(\d+\.\d+)\}")
 CITATION = re.compile(r"\beqs?\. \d+\.\d+(?:(?:, | and |–)\d+\.\d+)*")
-ARGUMENT = re.compile(r" {0,2}(\w+(?:, \w+)*): ")
+ARGUMENT = re.compile(r" {0,2}([^\W\dA-Z]\w*(?:, \w+)*): ")
 
 
 def reference(app: Sphinx) -> None:
@@ -44,7 +45,7 @@ def contents(app: Sphinx, docname: str, source: list[str]) -> None:
     if docname == app.config.root_doc:
         sections = re.split(r"^## ", (app.srcdir / f"{INDEX}.md").read_text(), flags=re.MULTILINE)[1:]
         entries = [(section.splitlines()[0], LINK.findall(section)) for section in sections]
-        packages = [f"api/{path.stem}" for path in sorted((app.srcdir / API).glob("*.rst"))]
+        packages = sorted(f"api/{path.stem}" for path in (app.srcdir / API).glob("*.rst"))
         for caption, links in [*entries, ("Reference", packages)]:
             names = "\n".join(posixpath.normpath(f"docs/{link}") for link in links)
             source[0] += f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n{names}\n```\n"
@@ -58,7 +59,7 @@ def mathml(self: Any, node: nodes.Element) -> None:
     tex = node.astext()
     found = TAG.search(tex)
     try:
-        markup = tex2mathml(TAG.sub("", tex), as_block=is_block)
+        markup = tex2mathml(TAG.sub("", tex), as_block=is_block).replace(APPLIED, f"{APPLIED}{THIN_SPACE}")
     except MathError as error:
         LOG.warning("%s", error, location=node)
         raise nodes.SkipNode from error
@@ -98,7 +99,8 @@ def _escaped(text: str) -> str:
             parts[i] = f"\\ ``{part}``\\ "
         else:
             part = re.sub(r"([*|_\\])", r"\\\1", part)
-            parts[i] = CITATION.sub(lambda m: re.sub(r"[\d.]+\d", _equation, m[0]), part)
+            part = CITATION.sub(lambda m: re.sub(r"[\d.]+\d", _equation, m[0]), part)
+            parts[i] = part.replace("docs/mathematics.md", "`the mathematics <../mathematics.html>`__")
     return "".join(parts)
 
 
