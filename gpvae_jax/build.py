@@ -14,6 +14,7 @@ from gpvae_jax.config import Config, ModelConfig, TrainConfig
 from gpvae_jax.data import Dataset
 from gpvae_jax.likelihoods import LIKELIHOODS, Likelihood
 from gpvae_jax.methods import METHODS
+from gpvae_jax.methods.gpvae import as_gaussian, with_weight_kl
 from gpvae_jax.model import latent_model
 from gpvae_jax.naming import unknown
 from gpvae_jax.objectives import iwae_trained
@@ -29,6 +30,7 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 }
 SCHEDULES = ("constant", "cosine")
 EXAMPLES = ("train", "held_out", "model")
+BASE = "base="  # the setting that names the method another is built over
 POSITIVE = ("batch_size", "learning_rate", "validation_samples")
 
 
@@ -171,14 +173,42 @@ def build_encoder(settings: ModelConfig, data_shape: tuple[int, ...], width: int
 
 
 def build_method(config: Config, model: LatentModel, encoder: Network, *, num_data: int) -> InferenceMethod:
-    """A method by name with its settings; factories that ask for `num_data` are told the training set's size."""
-    if config.method not in METHODS:
-        raise ValueError(unknown("method", config.method, METHODS))
-    factory = METHODS[config.method]
-    settings = parse_settings(config.method, factory, config.settings)
-    if "num_data" in inspect.signature(factory).parameters:
+    """A method by name with its settings, over another where base=NAME,setting=value,… is among them.
+
+    A base gpvae serves as the Gaussian of its moments (`as_gaussian`), and the loss has the KL of its weights.
+    """
+    factory, settings = _factory(config.method, [s for s in config.settings if not s.startswith(BASE)], num_data)
+    bases = [item.removeprefix(BASE) for item in config.settings if item.startswith(BASE)]
+    if not bases:
+        return factory(model, encoder, **settings)
+    if not has_base(factory):
+        over = ", ".join(sorted(name for name in METHODS if has_base(METHODS[name])))
+        raise ValueError(f"{config.method} is built over no other method, so it has no base; these have: {over}.")
+    name, *items = bases[-1].split(",")
+    make_base, base_settings = _factory(name, items, num_data)
+    base = make_base(model, encoder, **base_settings)
+    if name != "gpvae":
+        return factory(model, encoder, base=base, **settings)
+    method = factory(model, encoder, base=as_gaussian(base), **settings)
+    if config.method == "svi":  # it trains nothing of its own: its loss is the gpvae's, the KL included
+        return method
+    wanted = {key: base_settings[key] for key in ("weight_posterior", "rank", "prior_scale") if key in base_settings}
+    return with_weight_kl(method, base_settings["num_data"], **wanted)
+
+
+def _factory(name: str, items: Iterable[str], num_data: int) -> tuple[Callable[..., InferenceMethod], dict[str, Any]]:
+    """A method's factory and settings; one that asks for `num_data` is told the training set's size."""
+    if name not in METHODS:
+        raise ValueError(unknown("method", name, METHODS))
+    settings = parse_settings(name, METHODS[name], items)
+    if "num_data" in inspect.signature(METHODS[name]).parameters:
         settings.setdefault("num_data", num_data)
-    return factory(model, encoder, **settings)
+    return METHODS[name], settings
+
+
+def has_base(factory: Callable[..., InferenceMethod]) -> bool:
+    """Whether a method can be built over another one."""
+    return "base" in inspect.signature(factory).parameters
 
 
 def parse_settings(method: str, factory: Callable[..., InferenceMethod], items: Iterable[str]) -> dict[str, Any]:

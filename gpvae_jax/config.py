@@ -105,7 +105,8 @@ class Config:
     method: str = "vae"
     """The inference method (see `gpvae list`)."""
     settings: tuple[str, ...] = ()
-    """The method's own settings as name=value, e.g. num_samples=4 (see `gpvae list`)."""
+    """The method's own settings as name=value, e.g. num_samples=4 (see `gpvae list`); base=NAME,setting=value,… builds
+    it over another method, as in savi over a gpvae."""
     data: tyro.conf.OmitArgPrefixes[DataConfig] = field(default_factory=DataConfig)
     model: tyro.conf.OmitArgPrefixes[ModelConfig] = field(default_factory=ModelConfig)
     train: tyro.conf.OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)

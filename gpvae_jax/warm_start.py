@@ -29,7 +29,7 @@ def warm_start(
 
 
 def _graft(fresh: Any, trained: Any, key: PRNGKeyArray, noise: float | None) -> PyTree:
-    if "base" in fresh and "base" not in trained:
+    if "base" in fresh and ("base" not in trained or set(trained) <= set(fresh["base"])):
         return fresh | {"base": _graft(fresh["base"], trained, key, noise)}
     if "components" in fresh and "components" not in trained:
         return fresh | {"components": _spread(fresh["components"], trained, key, noise)}
@@ -66,7 +66,9 @@ def _grown(fresh: Any, trained: Any, key: PRNGKeyArray, noise: float | None) -> 
 
 def _spread(stacked: Any, trained: Any, key: PRNGKeyArray, noise: float | None) -> PyTree:
     """The trained φ as every component, noisy after the first, or as the first alone; a shared trunk stays single."""
-    trunk = jax.tree.map(jnp.shape, stacked.get(TRUNK)) == jax.tree.map(jnp.shape, trained.get(TRUNK))
+    if "base" in stacked and "base" not in trained:
+        return stacked | {"base": _spread(stacked["base"], trained, key, noise)}
+    trunk = TRUNK in trained and jax.tree.map(jnp.shape, stacked[TRUNK]) == jax.tree.map(jnp.shape, trained[TRUNK])
     own = {name: value for name, value in trained.items() if not (trunk and name == TRUNK)}
     count = jax.tree.leaves({name: stacked[name] for name in own})[0].shape[0]
     first = jax.tree.map(lambda leaf: leaf[0], {name: stacked[name] for name in own})

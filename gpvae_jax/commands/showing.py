@@ -80,9 +80,10 @@ def save_figure(figure: Any, path: Path) -> None:
 
 def list_command(command: cli.List) -> None:
     """Everything that has a name."""
-    say("[bold]Methods[/bold] (settings with their defaults)")
+    say("[bold]Methods[/bold] (settings with their defaults; base=NAME,setting=value,… where it says so)")
     for name, factory in METHODS.items():
         settings = ", ".join(f"{k}={v}" for k, v in build.method_settings(factory).items())
+        settings += ", base" if build.has_base(factory) else ""
         say(f"  {name:<14}{(factory.__doc__ or '').strip().splitlines()[0]}\n  {'':<14}[dim]{settings}[/dim]")
     say("[bold]Data sets[/bold] (or the path of your own .npz or .npy file)")
     for name, spec in DATASETS.items():

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from gpvae_jax.gp.features import encode_with_features
 from gpvae_jax.gp.posterior import GaussianScaleMixture
-from gpvae_jax.gp.weights import init_white_noise, weight_posterior_by_name
+from gpvae_jax.gp.weights import WeightPosterior, init_white_noise, weight_posterior_by_name
 from gpvae_jax.gp.weights import white_noise as noise_variance
 from gpvae_jax.methods.vae import vae
 from gpvae_jax.naming import unknown
@@ -105,11 +105,6 @@ def gpvae(
         mean, std = q.mean + info["mean_error"], q.std + info["std_error"]
         return GaussianScaleMixture(mean, info["mean_variance"], std, info["std_variance"], quadrature), info
 
-    def weight_kl(phi: PyTree) -> Float[Array, ""]:
-        log_scale = phi.get("log_prior_scale")
-        scales = {part: jnp.exp(log_scale[part]) if log_scale else prior_scale for part in ERRORS}
-        return (family.kl(phi["mean"], scales["mean"]) + family.kl(phi["std"], scales["std"])) / num_data
-
     def loss(
         params: Params, key: PRNGKeyArray, x: Float[Array, "B *D"], *, beta: float | Array = 1.0
     ) -> tuple[Float[Array, ""], Metrics]:
@@ -119,7 +114,7 @@ def gpvae(
         z, variance = q.draw(key_z, num_samples)
         log_likelihood = jnp.mean(model.log_likelihood(params.model, x, z))
         kl = jnp.mean(q.expected_kl() if objective == "expected" else q.marginal_kl(z, variance))
-        weights = weight_kl(params.inference)
+        weights = weight_kl(params.inference, family, prior_scale) / num_data
         metrics = {"elbo": log_likelihood - kl, "log_likelihood": log_likelihood, "kl": kl, "weight_kl": weights}
         metrics |= {name: jnp.mean(info[name]) for name in ("mean_variance", "std_variance")}
         return beta * kl - log_likelihood + weights, metrics
@@ -127,9 +122,42 @@ def gpvae(
     return InferenceMethod(init, posterior, loss)
 
 
+def weight_kl(phi: PyTree, family: WeightPosterior, prior_scale: float) -> Float[Array, ""]:
+    """KL(q(W, U) ‖ p(W, U)) in nats, of a GPVAE's φ; a learned prior scale in φ goes before the one given."""
+    log_scale = phi.get("log_prior_scale")
+    scales = {part: jnp.exp(log_scale[part]) if log_scale else prior_scale for part in ERRORS}
+    return family.kl(phi["mean"], scales["mean"]) + family.kl(phi["std"], scales["std"])
+
+
+def with_weight_kl(
+    method: InferenceMethod, num_data: int, *, weight_posterior: str = "diagonal", rank: int = 8, prior_scale: float = 1
+) -> InferenceMethod:
+    """A method over GPVAEs (`as_gaussian`), or a mixture of them, whose loss has the KL of all their weights / N too.
+
+    Needs φ["base"] or φ["components"] to be a GPVAE's φ; the settings are that GPVAE's (derived: the bound of the
+    refined or mixed posterior given (W, U) at their moments, less the same description length as GPVAE's own).
+    """
+    family = weight_posterior_by_name(weight_posterior, rank)
+
+    def kl(phi: PyTree) -> Float[Array, ""]:
+        return weight_kl(phi, family, prior_scale) / num_data
+
+    def loss(
+        params: Params, key: PRNGKeyArray, x: Float[Array, "B *D"], *, beta: float | Array = 1.0
+    ) -> tuple[Float[Array, ""], Metrics]:
+        value, metrics = method.loss(params, key, x, beta=beta)
+        phi = params.inference
+        parts = phi["components"] if "components" in phi else phi["base"]
+        weights = {name: parts[name] for name in (*ERRORS, "log_prior_scale") if name in parts}
+        total = jnp.sum(jax.vmap(kl)(weights)) if "components" in phi else kl(weights)
+        return value + total, metrics | {"weight_kl": total}
+
+    return method._replace(loss=loss)
+
+
 def as_gaussian(method: InferenceMethod) -> InferenceMethod:
     """A `gpvae` whose posterior is the Gaussian of its marginal's mean and variance: a base for methods that refine or
-    mix Gaussians. Its init and loss are the GPVAE's own; a method built on it trains q(W, U) without their KL.
+    mix Gaussians. Its init and loss are the GPVAE's own; a method built on it has its weights' KL by `with_weight_kl`.
     """
 
     def posterior(params: Params, key: PRNGKeyArray, x: Float[Array, "B *D"]) -> tuple[DiagonalGaussian, Info]:
