@@ -8,12 +8,12 @@ from typing import Any
 import jax
 
 from gpvae_jax import cli
-from gpvae_jax.commands.comparing import compare_command
+from gpvae_jax.commands.comparing import compare_command, finish_run, train_run
 from gpvae_jax.commands.evaluating import evaluate_command
 from gpvae_jax.commands.showing import export_command, list_command, plot_command, sample_command, save_figure
 from gpvae_jax.commands.training import train_command, train_with_bar
 
-__all__ = ["run", "save_figure", "train_with_bar", "use_compilation_cache"]
+__all__ = ["finish_run", "run", "save_figure", "train_run", "train_with_bar", "use_compilation_cache"]
 
 
 def run(command: Any) -> None:

@@ -5,6 +5,7 @@ import json
 import shlex
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from rich.progress import Progress, TaskID
 
@@ -12,7 +13,7 @@ from gpvae_jax import build, cli, compare, runs
 from gpvae_jax.commands.training import progress_text
 from gpvae_jax.config import Config
 from gpvae_jax.data import Dataset
-from gpvae_jax.evaluate.run import evaluate_run
+from gpvae_jax.evaluate.run import SPLITS, evaluate_run
 from gpvae_jax.methods import METHODS
 from gpvae_jax.progress import STEPS, bars, console, say
 from gpvae_jax.report import table
@@ -28,7 +29,14 @@ def compare_command(command: cli.Compare) -> None:
         task = progress.add_task("comparing", total=STEPS * len(wanted), text="")
         for number, (label, settings) in enumerate(wanted.items()):
             step = functools.partial(_advance, progress, task, STEPS * number, label)
-            compared[label] = _finish_run(command, compare.folder_name(label), settings, data, step)
+            compared[label] = finish_run(
+                command.out / compare.folder_name(label),
+                settings,
+                data,
+                num_samples=command.num_samples,
+                max_examples=command.max_examples,
+                step=step,
+            )
         progress.update(task, text="timing inference and writing the report")
         made, path = compare.report(command.out, compared, shlex.join(["gpvae", *sys.argv[1:]]))
         progress.update(task, text="")
@@ -41,34 +49,55 @@ def _advance(progress: Progress, task: TaskID, start: int, label: str, done: flo
     progress.update(task, completed=round(start + done * STEPS), text=f"{label}: {text}")
 
 
-def _finish_run(
-    command: cli.Compare, name: str, settings: Config, data: Dataset, step: Callable[[float, str], None]
+def train_run(
+    folder: Path, settings: Config, data: Dataset, step: Callable[[float, str], None] = lambda done, text: None
 ) -> runs.Run:
-    """A trained and evaluated run in its folder, doing only what is still missing."""
-    folder = command.out / name
+    """The run of this folder, made if need be, trained to its end from where it stands; `step` hears the share done.
+
+    Raises ValueError where the folder holds a run of other settings.
+    """
     exists = (folder / "config.json").exists()
     run = runs.open_run(folder, data) if exists else runs.create(folder, settings, data)
     compare.same_settings(run, settings)
-    if not _evaluated(run, command):
-        step(0.0, "compiling")
-        for record in runs.records(run, resume=True, progress=lambda done: step(0.8 * done, "fitting in closed form")):
-            step(0.8 * record.epoch / settings.train.epochs, progress_text(record))
+    step(0.0, "compiling")
+    for record in runs.records(run, resume=True, progress=lambda done: step(done, "fitting in closed form")):
+        step(record.epoch / settings.train.epochs, progress_text(record))
+    return run
+
+
+def finish_run(
+    folder: Path,
+    settings: Config,
+    data: Dataset,
+    *,
+    num_samples: tuple[int, ...],
+    max_examples: int | None,
+    split: str = "test",
+    step: Callable[[float, str], None] = lambda done, text: None,
+) -> runs.Run:
+    """A trained and evaluated run in its folder, doing only what is still missing."""
+    exists = (folder / "config.json").exists()
+    if exists and _evaluated(run := runs.open_run(folder, data), num_samples, max_examples, split):
+        compare.same_settings(run, settings)
+    else:
+        run = train_run(folder, settings, data, lambda done, text: step(0.8 * done, text))
         step(0.8, "evaluating")
-        count = len(run.setup.dataset.test[: command.max_examples]) * (settings.train.num_seeds or 1)
+        count = len(getattr(run.setup.dataset, split)[:max_examples]) * (settings.train.num_seeds or 1)
         evaluate_run(
             run,
-            num_samples=command.num_samples,
-            max_examples=command.max_examples,
+            num_samples=num_samples,
+            max_examples=max_examples,
+            split=split,
             progress=lambda done: step(0.8 + 0.2 * done / count, "evaluating"),
         )
     step(1.0, "done")
     return run
 
 
-def _evaluated(run: runs.Run, command: cli.Compare) -> bool:
-    path = run.folder / "results.json"
+def _evaluated(run: runs.Run, num_samples: tuple[int, ...], max_examples: int | None, split: str) -> bool:
+    path = run.folder / SPLITS[split]
     if not path.is_file():
         return False
     results = json.loads(path.read_text())
-    count = len(run.setup.dataset.test[: command.max_examples])
-    return (results["num_samples"], results["num_examples"]) == (list(command.num_samples), count)
+    count = len(getattr(run.setup.dataset, split)[:max_examples])
+    return (results["num_samples"], results["num_examples"]) == (list(num_samples), count)

@@ -1,0 +1,157 @@
+"""The papers' Table 1: test log-likelihood and inference time of every method, data set and number of latents.
+
+    python -m experiments.table1 --dry-run                                  # what there is to do, and how long it takes
+    python -m experiments.table1 --datasets mnist omniglot --latents 10 20 --workers 2
+    python -m experiments.table1.page                                       # experiments/RESULTS.md and the figures
+
+A queue that survives being killed: finished cells are skipped, unfinished runs go on from their last checkpoint, and
+the command may be started several times, on one folder, by several workers. What a finished cell leaves is a small
+file in experiments/results/table1/. Every method's settings are chosen on validation images in short runs, learning
+rate included, and the epoch with the best validation bound is kept. All seeds of a cell train in one program.
+
+Scales (`--budget`):
+  cpu  400-400 networks, up to 50,000 training images, 3 seeds. A VAE is trained for 10 epochs with KL warm-up; every
+       method starts from it and goes on for 10 epochs (a wider VAE, which cannot, trains for all 20). Bounds on the
+       first 500 test images. With 2 latent sizes MNIST and Omniglot take some 17 hours of one core under both
+       likelihoods. What the scale costs: docs/baselines.md has 40 epochs.
+  gpu  convolutional networks, all images, 10 seeds, up to 100 epochs with patience 15, all test images; only RecMix
+       starts from a VAE, as in the paper. Its time is a guess until the first cells are done.
+
+Expected: the papers report RecMix > mixture > IAF > SAVI > VAE, and GPVAE > VAE everywhere. The page says of every
+table where that is not what came out; docs/gpvae_findings.md and docs/baselines.md say what came out before.
+"""
+
+import dataclasses
+import multiprocessing
+import signal
+import sys
+import time
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import tyro
+from rich.live import Live
+
+from experiments.table1 import queue, status
+from experiments.table1.cells import DATASETS, SCALES, Cell
+from experiments.table1.cells import queue as queue_of
+from experiments.table1.work import Job, check_scale
+from gpvae_jax.cli import EXPECTED
+from gpvae_jax.naming import unknown
+from gpvae_jax.progress import console, say
+
+RESULTS = Path(__file__).parents[1] / "results" / "table1"
+
+
+@dataclasses.dataclass(frozen=True)
+class Table1:
+    """What is run; an empty filter asks for everything."""
+
+    budget: str = "cpu"
+    """cpu or gpu: the scale."""
+    datasets: tuple[str, ...] = ()
+    latents: tuple[int, ...] = ()
+    likelihoods: tuple[str, ...] = ()
+    """gaussian, bernoulli (the latter for mnist and omniglot)."""
+    methods: tuple[str, ...] = ()
+    """Rows as in savi-2, or families as in savi."""
+    data: tuple[str, ...] = ()
+    """Files of your own for data sets by name, as in omniglot=FILE.npz."""
+    workers: int = 1
+    """Processes, each on its share of the cores."""
+    dry_run: bool = False
+    """Only list the cells."""
+    out: Path = Path("runs/table1")
+    """Where the runs are kept."""
+    results: Path = RESULTS
+    """Where the finished cells' small files are kept."""
+
+
+def main(command: Table1) -> int:
+    """Do what is left; 1 where a cell failed."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if command.budget not in SCALES:
+        raise ValueError(unknown("scale", command.budget, SCALES))
+    if command.workers < 1:
+        raise ValueError(f"--workers must be at least 1, got {command.workers}.")
+    cells = queue_of(command.datasets, command.latents, command.likelihoods, command.methods)
+    job = Job(command.budget, SCALES[command.budget], command.out, command.results, _files(command.data))
+    check_scale(job, cells)
+    if command.dry_run:
+        console.print(status.plan(status.states(job, cells, time.time()), status.estimates(job, cells)))
+        return 0
+    now = run(job, cells, command.workers)
+    failed = {cell: found.reason for cell, found in now.items() if found.name == "failed"}
+    for cell, reason in failed.items():
+        say(f"failed: {cell.name}: {reason}")
+    done = sum(found.name == "done" for found in now.values())
+    say(f"{done} of {len(cells)} cells are done. The tables: python -m experiments.table1.page")
+    return 0 if done == len(cells) else 1
+
+
+def run(job: Job, cells: list[Cell], workers: int) -> dict[Cell, queue.State]:
+    """Start the workers, show how they stand, and replace one that dies; returns how the cells stand at the end."""
+    started = time.time()
+    context = multiprocessing.get_context("spawn")
+
+    def start(number: int) -> BaseProcess:
+        process = context.Process(target=queue.worker, args=(job, cells, started, number, workers))
+        process.start()
+        return process
+
+    processes = [start(number) for number in range(workers)]
+    before = status.states(job, cells, started)
+    try:
+        with Live(console=console, auto_refresh=False) as live:
+            while any(process.is_alive() for process in processes):
+                for number, process in enumerate(processes):
+                    if process.exitcode not in (None, 0) and _bury(job, before, process):
+                        processes[number] = start(number)
+                before = _show(job, cells, started, before, live, workers)
+                time.sleep(queue.POLL_SECONDS)
+    finally:
+        if any(process.is_alive() for process in processes):
+            say("Stopping: the workers end their epoch and keep it.")
+        for process in processes:
+            process.terminate()
+            process.join()
+    return status.states(job, cells, started)
+
+
+def _show(
+    job: Job, cells: list[Cell], started: float, before: dict[Cell, queue.State], live: Live, workers: int
+) -> dict[Cell, queue.State]:
+    """Print what has changed, refresh the table, and return how the cells stand now."""
+    now = status.states(job, cells, started)
+    for cell, found in now.items():
+        if found.name != before[cell].name and found.name != "waiting":
+            say(f"{time.strftime('%H:%M')}  {found.name:<8} {cell.name}  {found.reason}")
+    live.update(status.live_table(job, now, status.estimates(job, cells), workers), refresh=True)
+    return now
+
+
+def _bury(job: Job, before: dict[Cell, queue.State], process: BaseProcess) -> bool:
+    """A worker that was killed, say for memory, has failed at its cell; False where it had none."""
+    mine = [cell for cell, found in before.items() if found.pid == process.pid and not job.result(cell).is_file()]
+    for cell in mine:
+        queue.fail(job, cell, f"Its worker ended with exit code {process.exitcode} (negative: that signal).")
+    return bool(mine)
+
+
+def _files(items: tuple[str, ...]) -> dict[str, str]:
+    files = dict(item.partition("=")[::2] for item in items)
+    for name, path in files.items():
+        if name not in DATASETS or not path:
+            raise ValueError(f"--data takes NAME=FILE with a NAME of {', '.join(DATASETS)}, got '{name}'.")
+    return files
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(tyro.cli(Table1, description=__doc__)))
+    except KeyboardInterrupt:
+        print("Interrupted; the same command goes on from here.", file=sys.stderr)
+        sys.exit(130)
+    except EXPECTED as error:
+        print(f"table1: {error}", file=sys.stderr)
+        sys.exit(1)

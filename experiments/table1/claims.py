@@ -1,0 +1,71 @@
+"""What the papers claim of the order of the methods, held against a table."""
+
+import math
+from typing import Any
+
+from experiments.table1.cells import BY_TITLE
+from gpvae_jax.evaluate.paired import Paired, holm
+
+Results = dict[str, dict[str, Any]]  # title -> what the finished row left
+
+# the papers' order, better family first (posts: Kim & Pavlovic 2020, Kim 2022)
+CLAIMS = (
+    ("recmix", "mixture"),
+    ("mixture", "iaf"),
+    ("iaf", "savi"),
+    ("savi", "vae"),
+    ("gpvae", "vae"),
+)
+
+
+def gain(rows: Results, a: str, b: str) -> Paired | None:
+    """a's bound less b's, paired, in nats; None where the two were not compared."""
+    found = rows[a]["against"].get(b)
+    if found is not None:
+        return _paired(found)
+    found = rows[b]["against"].get(a)
+    if found is None:
+        return None
+    turned = _paired(found)
+    return turned._replace(mean=-turned.mean)
+
+
+def _paired(found: dict[str, float | None]) -> Paired:
+    return Paired(**{name: math.nan if value is None else value for name, value in found.items()})
+
+
+def representatives(rows: Results) -> dict[str, str]:
+    """Family -> its finished row with the highest validation ELBO, compositions and the wider VAE left out."""
+    best: dict[str, str] = {}
+    for title, found in rows.items():
+        family = BY_TITLE[title].family
+        if " of " in title or " on " in title or title.startswith("wide"):
+            continue
+        if family not in best or found["validation_elbo"] > rows[best[family]]["validation_elbo"]:
+            best[family] = title
+    return best
+
+
+def sentence(rows: Results) -> str:
+    """Where this table's order agrees with the papers', where it differs, and where it cannot be told."""
+    best = representatives(rows)
+    pairs = [(best[a], best[b]) for a, b in CLAIMS if a in best and b in best]
+    found = {pair: g for pair in pairs if (g := gain(rows, *pair)) is not None and math.isfinite(g.p_value)}
+    if not found:
+        return "None of the papers' claims about the order can be judged from the rows that are done."
+    p_values = dict(zip(found, holm([g.p_value for g in found.values()]), strict=True))
+    kinds: dict[str, list[str]] = {"agrees": [], "differs": [], "cannot be told": []}
+    for (a, b), g in found.items():
+        if not g.is_significant(float(p_values[a, b])):
+            kinds["cannot be told"].append(f"{a} and {b} ({_nats(g)})")
+        elif g.mean > 0:
+            kinds["agrees"].append(f"{a} above {b} ({_nats(g)})")
+        else:
+            kinds["differs"].append(f"{b} above {a} ({_nats(g._replace(mean=-g.mean))})")
+    parts = [f"{kind}: {', '.join(names)}" for kind, names in kinds.items() if names]
+    text = "; ".join(parts)
+    return f"Against the papers' order (each family by its best validation ELBO, Holm-corrected) it {text}."
+
+
+def _nats(g: Paired) -> str:
+    return f"{g.mean:+.2f} ± {g.se:.2f} nats".replace("-", "−")

@@ -1,0 +1,107 @@
+"""From the finished cells' small files to the page with the tables, and the RecMix paper's Fig. 7.
+
+    python -m experiments.table1.page
+
+Reads experiments/results/table1/SCALE/TABLE/*.json and writes experiments/RESULTS.md and, per table, the scatter of
+likelihood against inference time beside them. Takes seconds; nothing on the page is typed but its headings.
+"""
+
+import dataclasses
+import json
+import os
+import sys
+from pathlib import Path
+
+import tyro
+
+from experiments.table1.cells import CHOICE_LATENTS, DATASETS, LIKELIHOODS, SCALES
+from experiments.table1.tables import compare_rows, read, section, settings
+from gpvae_jax import plots, runs
+from gpvae_jax.commands import save_figure
+
+RESULTS = Path(__file__).parents[1] / "results" / "table1"
+
+
+@dataclasses.dataclass(frozen=True)
+class Page:
+    """What is read and written."""
+
+    results: Path = RESULTS
+    out: Path = Path(__file__).parents[1] / "RESULTS.md"
+
+
+def main(command: Page) -> None:
+    """Write the page and its figures."""
+    parts = [_HEAD]
+    for budget in SCALES:
+        for folder in _in_order(command.results / budget):
+            rows = read(folder)
+            if "vae" not in rows:
+                continue
+            picture = folder.with_suffix(".png")
+            save_figure(plots.likelihood_against_time(compare_rows(rows)), picture)
+            parts += [section(budget, rows), f"![likelihood against time]({_from(command.out, picture)})\n"]
+        if choices := _choices(command.results / budget):
+            parts.append(choices)
+    if len(parts) == 1:
+        raise ValueError(
+            f"{command.results} holds no finished row with its VAE; run python -m experiments.table1 first."
+        )
+    runs.write_text(command.out, "\n".join(parts))
+    print(f"Written: {command.out}")
+
+
+_HEAD = """# Test likelihood and inference time
+
+Made by `python -m experiments.table1.page` from what the cells of `python -m experiments.table1` left.
+
+* Bounds in nats per image: mean ± standard error over images (over training seeds).
+* Gains are over the VAE, image by image and seed by seed, in the IWAE bound of the most samples; in bold where p < 0.05
+  (Wilcoxon signed-rank test over images, Holm-corrected for the table) and they are beyond twice the error over seeds.
+* Part of every difference between IWAE bounds is that of the proposals, so look at the ELBO beside it; k̂ > 0.7 is the
+  share of images whose importance estimate is not to be trusted.
+* Times: posterior of a batch, one sample and its density, median; in brackets against the VAE's, measured in turn.
+* Settings were chosen on validation images; the trials are at the end.
+"""
+
+
+def _in_order(folder: Path) -> list[Path]:
+    """The tables of a scale, as the queue orders them."""
+    order = {f"{data}-{name}": (i, j) for i, data in enumerate(DATASETS) for j, name in enumerate(LIKELIHOODS)}
+
+    def place(path: Path) -> tuple[int, int, int]:
+        table, _, latents = path.name.rpartition("-")
+        return (*order[table], int(latents))
+
+    return sorted((path for path in folder.glob("*") if path.is_dir()), key=place)
+
+
+def _choices(folder: Path) -> str:
+    """The trials behind the settings, the chosen ones in bold."""
+    lines = []
+    for table in _in_order(folder) if folder.is_dir() else ():
+        for path in sorted(table.glob("choice-*.json")):
+            found = json.loads(path.read_text())
+            for end, bound in found["trials"].items():
+                shown = "–" if bound is None else f"{bound:.2f}".replace("-", "−")
+                shown = f"**{shown}**" if end == found["chosen"] else shown
+                lines.append(f"| {table.name} | {found['cell']['title']} | {settings(':' + end)} | {shown} |")
+    if not lines:
+        return ""
+    title = f"## The choice of settings, scale {folder.name}"
+    what = f"IWAE bound on validation images after short runs, at {CHOICE_LATENTS} latents; nats."
+    return "\n".join(
+        [title, "", what, "", "| table | family | settings | bound |", "|:---|:---|:---|---:|", *lines, ""]
+    )
+
+
+def _from(page: Path, picture: Path) -> str:
+    return Path(os.path.relpath(picture, page.parent)).as_posix()
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Page, description=__doc__))
+    except ValueError as error:
+        print(f"table1: {error}", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,100 @@
+"""Workers that share the cells: whoever comes takes the next one that is free, and a failing one stops nobody."""
+
+import contextlib
+import json
+import os
+import signal
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+
+from experiments.table1 import locks
+from experiments.table1.cells import Cell, needs
+from experiments.table1.work import Job, do
+from gpvae_jax import runs
+from gpvae_jax.commands import use_compilation_cache
+
+POLL_SECONDS = 2.0
+
+
+class State(NamedTuple):
+    """How a cell stands."""
+
+    name: str  # "done", "running", "failed" or "waiting"
+    pid: int | None = None  # of the worker, while running
+    since: float = 0.0  # when that began, seconds of the epoch
+    reason: str = ""  # of a failure
+
+
+def state(job: Job, cell: Cell, started: float) -> State:
+    """What the files say. A failure from before `started` no longer counts: it is tried again."""
+    if job.result(cell).is_file():
+        return State("done")
+    lock, failure = _lock(job, cell), _failure(job, cell)
+    pid = locks.holder(lock)
+    if pid is not None and locks.is_alive(pid):
+        with contextlib.suppress(FileNotFoundError):
+            return State("running", pid, lock.stat().st_mtime)
+    if failure.is_file() and failure.stat().st_mtime >= started:
+        return State("failed", reason=json.loads(failure.read_text())["reason"])
+    return State("waiting")
+
+
+def work(job: Job, cells: list[Cell], started: float, wanted: Callable[[], bool] = lambda: True) -> None:
+    """Do the cells, each as soon as what it needs is done, until all are done or have failed, or `wanted` says no."""
+    use_compilation_cache()
+    while wanted() and any(state(job, cell, started).name in ("waiting", "running") for cell in cells):
+        if not any(_attempt(job, cell, cells, started) for cell in cells):
+            time.sleep(POLL_SECONDS)  # others are busy with what the rest needs
+
+
+def worker(job: Job, cells: list[Cell], started: float, number: int, workers: int) -> None:
+    """`work` in a process of its own, on its share of the processor's cores, for as long as its parent lives."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    parent = os.getppid()
+    if workers > 1 and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, cores[number % len(cores) :: workers])
+    with contextlib.suppress(KeyboardInterrupt):
+        work(job, cells, started, wanted=lambda: os.getppid() == parent)
+
+
+def fail(job: Job, cell: Cell, reason: str, trace: str = "") -> None:
+    """Record why a cell could not be done."""
+    _failure(job, cell).parent.mkdir(parents=True, exist_ok=True)
+    runs.write_json(_failure(job, cell), {"reason": " ".join(reason.split()), "traceback": trace.splitlines()})
+
+
+def _attempt(job: Job, cell: Cell, cells: list[Cell], started: float) -> bool:
+    """Do this cell if it is free, or note that it cannot be done; False where there was nothing to do."""
+    if state(job, cell, started).name != "waiting":
+        return False
+    needed = {other: state(job, other, started) for other in needs(cell)}
+    for other, found in needed.items():
+        if found.name == "failed":
+            fail(job, cell, f"It needs {other.name}, which failed.")
+            return True
+    if any(found.name != "done" for found in needed.values()):
+        return False
+    with locks.held(_lock(job, cell)) as mine:
+        if not mine or job.result(cell).is_file():
+            return False
+        try:
+            do(job, cell)
+            _failure(job, cell).unlink(missing_ok=True)
+        except Exception as error:  # whatever it is, the other cells go on
+            fail(job, cell, f"{type(error).__name__}: {error}", traceback.format_exc())
+        jax.clear_caches()  # every cell has programs of its own
+    return True
+
+
+def _lock(job: Job, cell: Cell) -> Path:
+    return job.folder(cell).with_suffix(".lock")
+
+
+def _failure(job: Job, cell: Cell) -> Path:
+    return job.folder(cell).with_suffix(".failed.json")

@@ -1,0 +1,114 @@
+"""One table of the page, from what its finished rows left."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.table1.cells import BY_TITLE
+from experiments.table1.claims import Results, gain, sentence
+from gpvae_jax.evaluate.paired import Paired, holm
+from gpvae_jax.report import CompareRow, Estimate
+
+
+def read(folder: Path) -> Results:
+    """Title -> result of a table's finished rows, in the order of the list of rows."""
+    found = [json.loads(path.read_text()) for path in folder.glob("*.json")]
+    by_title = {f["cell"]["title"]: f for f in found if f["cell"]["kind"] == "row"}
+    return {title: by_title[title] for title in _reading_order() if title in by_title}
+
+
+def _reading_order() -> list[str]:
+    """Rows of one family together, by their order."""
+    families = list(dict.fromkeys(row.family for row in BY_TITLE.values()))
+    return sorted(BY_TITLE, key=lambda t: (" of " in t or " on " in t, families.index(BY_TITLE[t].family), t))
+
+
+def compare_rows(rows: Results) -> list[CompareRow]:
+    """What the scatter needs to know of each row."""
+    return [
+        CompareRow(
+            name=title,
+            num_params=sum(found["num_params"].values()),
+            epochs=found["epochs"],
+            train_seconds=found["train_seconds"],
+            num_examples=found["num_examples"],
+            elbo=_estimate(found["test"]["elbo"]),
+            iwae={k: _estimate(found["test"][f"iwae_{k}"]) for k in found["num_samples"]},
+            ess=found["test"]["ess"]["mean"],
+            latency_ms=found["latency_ms"]["own"],
+            latency_batch=found["latency_batch"],
+        )
+        for title, found in rows.items()
+    ]
+
+
+def _estimate(value: dict[str, Any]) -> Estimate:
+    return Estimate(*(np.nan if value[name] is None else value[name] for name in ("mean", "stderr")))
+
+
+def section(budget: str, rows: Results) -> str:
+    """One table with its heading, what was run, and how its order stands to the papers'."""
+    first = rows["vae"]
+    cell, bounds = first["cell"], ["elbo", *(f"iwae_{k}" for k in first["num_samples"])]
+    gains = {title: gain(rows, title, "vae") for title in rows if title != "vae"}
+    known = {title: g for title, g in gains.items() if g is not None and np.isfinite(g.p_value)}
+    p_values = dict(zip(known, map(float, holm([g.p_value for g in known.values()])), strict=True))
+    head = ["method", *(bound.upper().replace("_", "-") for bound in bounds), "over the VAE", "p", "k̂ > 0.7"]
+    head += [f"ms per {first['latency_batch']}", "training (s)", "settings"]
+    lines = ["| " + " | ".join(head) + " |", "|:---|" + "---:|" * (len(head) - 2) + ":---|"]
+    for title, found in rows.items():
+        cells = [title, *(_bound(found["test"][bound]) for bound in bounds)]
+        cells += [_gain(gains.get(title), p_values.get(title)), _p(p_values.get(title)), *_rest(found)]
+        lines.append("| " + " | ".join(cells) + " |")
+    title = f"## {cell['data']}, {cell['likelihood']} likelihood, {cell['latents']} latents"
+    return "\n".join([title, "", _what(budget, rows), "", *lines, "", sentence(rows), ""])
+
+
+def _what(budget: str, rows: Results) -> str:
+    """What was run, and where."""
+    first = rows["vae"]
+    of = [found["environment"] for found in rows.values()]
+    commits = sorted({str(environment["commit"]) for environment in of})
+    devices = sorted({f"{environment['device']} ({environment['cpus']} cores)" for environment in of})
+    return (
+        f"Scale {budget}: {first['scale']['architecture']} networks, {first['num_seeds']} seeds, "
+        f"{first['num_examples']} test images; on {' and '.join(devices)}; commit {', '.join(commits)}."
+    )
+
+
+def _rest(found: dict[str, Any]) -> list[str]:
+    """Trustworthiness, times, and settings of a row."""
+    own, untrusted = found["latency_ms"]["own"], found["untrusted"]
+    relative = own / found["latency_ms"].get("vae", own)
+    return [
+        "–" if untrusted is None else f"{100 * untrusted:.0f} %",
+        f"{own:.2f} ({relative:.1f}×)",
+        f"{found['train_seconds']:.0f}",
+        settings(found["label"]),
+    ]
+
+
+def _bound(value: dict[str, Any]) -> str:
+    numbers = (value["mean"], value["stderr"], value["stderr_over_seeds"])
+    mean, error, seeds = ("–" if v is None else f"{v:.2f}".replace("-", "−") for v in numbers)
+    return f"{mean} ± {error} ({seeds})"
+
+
+def _gain(found: Paired | None, p_value: float | None) -> str:
+    """In bold where it is significant, by p and by the seeds."""
+    if found is None:
+        return "–"
+    text = f"{found.mean:+.2f} ± {found.se:.2f} ({found.se_seeds:.2f})".replace("-", "−")
+    return f"**{text}**" if p_value is not None and found.is_significant(p_value) else text
+
+
+def _p(value: float | None) -> str:
+    return "–" if value is None else ("< 0.001" if value < 0.001 else f"{value:.3f}")
+
+
+def settings(label: str) -> str:
+    """What of a label is not its row's name: the settings, those chosen on validation images among them."""
+    items = [item for item in label.split(":")[1:] if item]
+    return ", ".join(item.removeprefix("train.").removeprefix("model.") for item in items)

@@ -1,0 +1,173 @@
+"""One cell done: trained, evaluated, paired with the others of its table, and written as a small JSON file."""
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.table1.cells import BY_TITLE, Cell, Scale, candidates, needs
+from gpvae_jax import build, compare, config, data, runs
+from gpvae_jax.commands import finish_run, train_run
+from gpvae_jax.data import Dataset
+from gpvae_jax.evaluate.latency import measure
+from gpvae_jax.evaluate.paired import paired
+from gpvae_jax.evaluate.run import latency_call, params_by_seed
+
+KEPT = ("num_examples", "num_seeds", "num_samples", "untrusted", "num_params", "latency_batch", "environment")
+
+
+class Job(NamedTuple):
+    """Where things are, and how large."""
+
+    budget: str
+    scale: Scale
+    runs: Path
+    results: Path
+    files: dict[str, str]  # data set -> the file of one's own that it is read from
+
+    def folder(self, cell: Cell) -> Path:
+        """The cell's run, or of a choice its runs."""
+        return self.runs / self.budget / cell.name
+
+    def result(self, cell: Cell) -> Path:
+        """What it leaves when it is done."""
+        return self.results / self.budget / f"{cell.name}.json"
+
+    def read(self, cell: Cell) -> dict[str, Any]:
+        """What it has left."""
+        return json.loads(self.result(cell).read_text())
+
+
+def do(job: Job, cell: Cell) -> None:
+    """Do what is left of a cell and write its result."""
+    dataset = data.load(job.files.get(cell.data, cell.data))
+    found = {"start": _start, "choice": _choose, "row": _row}[cell.kind](job, cell, dataset)
+    found = {"cell": cell._asdict(), "budget": job.budget, "scale": job.scale._asdict()} | found
+    job.result(cell).parent.mkdir(parents=True, exist_ok=True)
+    runs.write_json(job.result(cell), found | {"data_checksum": dataset.checksum})
+
+
+def settings(job: Job, cell: Cell, dataset: Dataset, label: str, epochs: int) -> config.Config:
+    """The configuration of one run of a cell."""
+    scale = job.scale
+    count = len(dataset.train) if scale.train_examples is None else min(scale.train_examples, len(dataset.train))
+    row = None if cell.kind != "row" else BY_TITLE[cell.title]
+    scratch = cell.kind == "start" or (row and (row.own_shapes or not (scale.warm or row.family == "recmix")))
+    if scratch and row:
+        epochs += scale.start_epochs
+    training = {
+        "epochs": epochs,
+        "learning_rate": 2e-3,
+        "schedule": "constant" if cell.kind == "start" else "cosine",
+        "beta_warmup_epochs": min(5.0, scale.start_epochs / 2) if scratch else 0.0,
+        "ema_decay": 0.999,
+        "num_seeds": scale.num_seeds,
+        "patience": None if cell.kind == "start" else scale.patience,
+        "start_from": None if scratch else str(job.folder(needs(cell)[0])),
+    }
+    base = config.from_dict(
+        {
+            "data": {"name": job.files.get(cell.data, cell.data), "train_examples": count},
+            "model": {
+                "likelihood": cell.likelihood,
+                "latent_dim": cell.latents,
+                "architecture": scale.architecture,
+                "hidden": scale.hidden,
+            },
+            "train": training,
+        }
+    )
+    (made,) = compare.configs(base, [f"{cell.title}={label}"], job.runs).values()
+    return build.resolve(made, dataset)
+
+
+def _start(job: Job, cell: Cell, dataset: Dataset) -> dict[str, Any]:
+    """A VAE with KL warm-up and a constant learning rate, which the others go on from."""
+    run = train_run(job.folder(cell), settings(job, cell, dataset, "vae", job.scale.start_epochs), dataset)
+    return {"seconds": _seconds(run), "environment": runs.environment()}
+
+
+def _choose(job: Job, cell: Cell, dataset: Dataset) -> dict[str, Any]:
+    """Short runs of a family's candidates, judged by the IWAE bound of validation images; test images stay unseen."""
+    started, trials = time.perf_counter(), {}
+    row = next(row for row in BY_TITLE.values() if row.family == cell.title)
+    samples = job.scale.num_samples[:1]
+    for end in candidates(cell.title):
+        label = f"{row.label}:{end}"
+        run = finish_run(
+            job.folder(cell) / compare.folder_name(label),
+            settings(job, cell, dataset, label, job.scale.trial_epochs),
+            dataset,
+            num_samples=samples,
+            max_examples=job.scale.trial_examples,
+            split="validation",
+        )
+        bound = json.loads((run.folder / "validation.json").read_text())["validation"][f"iwae_{samples[0]}"]["mean"]
+        trials[end] = -math.inf if bound is None else bound
+    best = max(trials, key=lambda end: trials[end])
+    seconds = round(time.perf_counter() - started, 1)
+    return {"chosen": best, "trials": trials, "seconds": seconds, "environment": runs.environment()}
+
+
+def _row(job: Job, cell: Cell, dataset: Dataset) -> dict[str, Any]:
+    _, choice, *reference = needs(cell)
+    label = f"{BY_TITLE[cell.title].label}:{job.read(choice)['chosen']}"
+    folder, scale = job.folder(cell), job.scale
+    run = train_run(folder, settings(job, cell, dataset, label, scale.epochs), dataset)
+    started = time.perf_counter()
+    run = finish_run(folder, run.setup.config, dataset, num_samples=scale.num_samples, max_examples=scale.test_examples)
+    results = json.loads((folder / "results.json").read_text())
+    epochs = runs.history(folder)
+    timed = {"vae": runs.open_run(job.folder(reference[0]), dataset)} if reference else {}
+    latency = measure({name: latency_call(r, params_by_seed(r)[0]) for name, r in (timed | {"own": run}).items()})
+    return {
+        "label": label,
+        "test": results["test"],
+        **{name: results[name] for name in KEPT},
+        "epochs": len(epochs),
+        "best_epoch": epochs[-1]["best_epoch"],
+        "validation_elbo": float(np.mean(_at_best(epochs))),
+        "train_seconds": sum(epoch["seconds"] for epoch in epochs),
+        "seconds": _seconds(run) + round(time.perf_counter() - started, 1),
+        "latency_ms": {name: value.median for name, value in latency.items()},
+        "against": _against(job, cell, run),
+    }
+
+
+def _against(job: Job, cell: Cell, run: runs.Run) -> dict[str, Any]:
+    """Title -> this row's bound of the most samples less that row's, paired, of every evaluated row of the table."""
+    bound = f"iwae_{max(job.scale.num_samples)}"
+    found = {}
+    own = compare.test_values(run)[bound]
+    for title in BY_TITLE:
+        other = cell._replace(title=title)
+        if title != cell.title and (job.folder(other) / "results.json").is_file():
+            found[title] = paired(compare.test_values(runs.Run(job.folder(other), run.setup))[bound], own)._asdict()
+    return found
+
+
+def _at_best(epochs: list[dict[str, Any]]) -> list[float]:
+    """Each seed's validation ELBO at the epoch that was kept."""
+    best = epochs[-1]["best_epoch"]
+    return [epochs[epoch - 1]["validation_elbo"][seed] for seed, epoch in enumerate(best)]
+
+
+def _seconds(run: runs.Run) -> float:
+    return round(sum(epoch["seconds"] for epoch in runs.history(run.folder)), 1)
+
+
+def check_scale(job: Job, cells: list[Cell]) -> None:
+    """Raise ValueError where results lie that were made at another scale than is wanted now."""
+    wanted = json.loads(json.dumps(job.scale._asdict()))
+    for cell in cells:
+        if not job.result(cell).is_file():
+            continue
+        for name, value in job.read(cell)["scale"].items():
+            if value != wanted[name]:
+                raise ValueError(
+                    f"{job.result(cell)} was made with {name} = {value!r}, but '{job.budget}' now means "
+                    f"{wanted[name]!r}; remove the results of the old scale and their runs in {job.runs}."
+                )

@@ -1,0 +1,212 @@
+"""The queue behind Table 1: it resumes, skips, takes over and goes on past failures; the page comes from its files."""
+
+import json
+import multiprocessing
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments.table1 import __main__ as command
+from experiments.table1 import cells, claims, locks, page, queue, status, work
+from experiments.table1.cells import Cell, Scale
+from gpvae_jax.commands import train_run
+
+TINY = Scale("mlp", (12,), 200, 2, 2, 1, True, 2, 30, 20, (2, 4), None, 21_000)
+
+
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> work.Job:
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "xla"))
+    monkeypatch.setattr(cells, "RATES", ("train.learning_rate=1e-3",))
+    monkeypatch.setattr(cells, "CHOICE_LATENTS", 10)
+    monkeypatch.setattr(cells, "CHOICES", cells.CHOICES | {"gpvae": ("",)})
+    monkeypatch.setitem(cells.SCALES, "cpu", TINY)
+    return work.Job("cpu", TINY, tmp_path / "runs", tmp_path / "results", {"mnist": "digits"})
+
+
+def asked(*methods: str) -> list[Cell]:
+    return cells.queue(("mnist",), (10,), ("bernoulli",), methods)
+
+
+def named(job: work.Job, title: str) -> Cell:
+    return Cell("mnist", "bernoulli", 10, "start" if title == "start" else "row", title)
+
+
+def test_an_interrupted_cell_goes_on_and_a_finished_one_is_skipped(job, monkeypatch):
+    def killed(folder, settings, data, step=None):
+        def stop(done: float, text: str) -> None:
+            if done >= 0.5:
+                raise KeyboardInterrupt
+
+        return train_run(folder, settings, data, stop)
+
+    wanted, started = asked("vae"), time.time()
+    assert [cell.title for cell in wanted] == ["start", "vae", "vae"]
+    with monkeypatch.context() as patched:
+        patched.setattr(work, "train_run", killed)
+        with pytest.raises(KeyboardInterrupt):
+            queue.work(job, wanted, started)
+    metrics = job.folder(wanted[0]) / "metrics.jsonl"
+    (first,) = metrics.read_text().splitlines()
+    assert not list(job.runs.rglob("*.lock"))
+
+    queue.work(job, wanted, started)
+    assert {queue.state(job, cell, started).name for cell in wanted} == {"done"}
+    lines = metrics.read_text().splitlines()
+    assert (len(lines), lines[0]) == (2, first)
+    found = job.read(wanted[2])
+    assert found["label"] == "vae:train.learning_rate=1e-3"
+    assert (found["num_examples"], found["num_seeds"], found["against"]) == (30, 2, {})
+    assert found["test"]["iwae_4"]["mean"] > found["test"]["elbo"]["mean"]
+
+    before = {path: path.stat().st_mtime_ns for path in job.results.rglob("*.json")}
+    queue.work(job, wanted, time.time())
+    assert before == {path: path.stat().st_mtime_ns for path in job.results.rglob("*.json")}
+
+    monkeypatch.setattr(cells, "CHOICES", cells.CHOICES | {"gpvae": ("unit_features=perhaps",)})
+    wanted, started = asked("vae", "gpvae"), time.time()
+    queue.work(job, wanted, started)  # a family that fails
+    states = {cell.name.split("/")[1]: queue.state(job, cell, started) for cell in wanted}
+    assert "unit_features must be true or false" in states["choice-gpvae"].reason
+    assert "needs mnist-bernoulli-10/choice-gpvae, which failed" in states["gpvae"].reason
+    assert states["vae"].name == "done"
+
+    monkeypatch.setattr(cells, "CHOICES", cells.CHOICES | {"gpvae": ("",)})
+    started = time.time()
+    assert queue.state(job, wanted[-1], started).name == "waiting"  # an old failure is tried again
+    queue.work(job, wanted, started)
+    assert job.read(named(job, "gpvae"))["against"]["vae"]["p_value"] <= 1
+    assert set(job.read(named(job, "gpvae"))["latency_ms"]) == {"vae", "own"}
+    page.main(page.Page(job.results, job.results / "page.md"))
+    text = (job.results / "page.md").read_text()
+    assert "## mnist, bernoulli likelihood, 10 latents" in text
+    assert re.search(r"\n\| gpvae \| −\d+\.\d\d ± ", text)
+    assert (job.results / "cpu" / "mnist-bernoulli-10.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match="was made with epochs = 2, but 'cpu' now means 3"):
+        work.check_scale(job._replace(scale=TINY._replace(epochs=3)), wanted)
+
+
+def hold(path: Path) -> None:
+    with locks.held(path):
+        path.with_suffix(".ready").touch()
+        time.sleep(60)
+
+
+def test_a_lock_is_held_by_one_and_taken_over_from_the_dead(tmp_path):
+    path = tmp_path / "folder" / "cell.lock"
+    with locks.held(path) as first:
+        assert first
+        assert locks.holder(path) == os.getpid()
+        with locks.held(path) as second:
+            assert not second
+        assert path.exists()
+    assert not path.exists()
+
+    process = multiprocessing.get_context("spawn").Process(target=hold, args=(path,))
+    process.start()
+    while not path.with_suffix(".ready").exists():
+        time.sleep(0.05)
+    assert locks.holder(path) == process.pid
+    with locks.held(path) as mine:
+        assert not mine
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert path.exists()
+    assert not locks.is_alive(process.pid)
+    with locks.held(path) as mine:
+        assert mine
+
+
+def test_a_stale_lock_counts_as_waiting_and_a_held_one_as_running(job):
+    cell = named(job, "vae")
+    lock = job.folder(cell).with_suffix(".lock")
+    lock.parent.mkdir(parents=True)
+    dead = multiprocessing.get_context("spawn").Process(target=len, args=((),))
+    dead.start()
+    dead.join()
+    lock.write_text(str(dead.pid))
+    assert queue.state(job, cell, 0.0).name == "waiting"
+    with locks.held(lock) as mine:
+        assert mine
+        found = queue.state(job, cell, 0.0)
+        assert (found.name, found.pid) == ("running", os.getpid())
+
+
+def test_the_queue_has_what_the_cells_need_first_and_the_claims_before_the_rest():
+    every = cells.queue((), (), (), ())
+    assert len(set(every)) == len(every)
+    for number, cell in enumerate(every):
+        assert set(cells.needs(cell)) <= set(every[:number])
+    tiers = [cells.BY_TITLE[cell.title].tier for cell in every if cell.kind == "row"]
+    assert tiers == sorted(tiers)
+    assert {row.family for row in cells.ROWS} == set(cells.CHOICES)
+    assert {c.title for c in asked("savi-2", "iaf") if c.kind == "row"} == {
+        "vae",
+        "savi 2",
+        "iaf 1",
+        "iaf 2",
+        "iaf 4",
+        "iaf 8",
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"datasets": ("minst",)}, "Unknown data set 'minst'; did you mean 'mnist'?"),
+        ({"latents": (11,)}, "Unknown number of latents '11'"),
+        ({"likelihoods": ("poisson",)}, "Unknown likelihood 'poisson'"),
+        ({"methods": ("recmx",)}, "Unknown method 'recmx'"),
+        ({"datasets": ("cifar10",), "likelihoods": ("bernoulli",)}, "filters leave nothing"),
+        ({"budget": "tpu"}, "Unknown scale 'tpu'"),
+        ({"workers": 0}, "--workers must be at least 1, got 0"),
+        ({"data": ("omniglot",)}, "--data takes NAME=FILE"),
+    ],
+)
+def test_a_wrong_option_is_told_in_one_sentence(options, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        command.main(command.Table1(**options, dry_run=True))
+
+
+def test_a_dry_run_only_lists(job, capsys):
+    assert command.main(command.Table1(dry_run=True, methods=("vae",), out=job.runs, results=job.results)) == 0
+    assert "mnist-gaussian-10/vae" in capsys.readouterr().out
+    assert not job.runs.exists()
+
+
+def test_finished_cells_correct_the_estimates(job):
+    cell, other = named(job, "vae"), named(job, "gpvae")
+    assumed = status.estimates(job, [cell, other])
+    path = job.result(cell)
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"cell": cell._asdict(), "seconds": 3 * assumed[cell]}))
+    np.testing.assert_allclose(status.estimates(job, [other])[other], 3 * assumed[other])
+
+
+def row(mean: float, validation: float, **against: tuple[float, float]) -> dict:
+    pairs = {
+        title.replace("_", " "): {"mean": gain, "se": 0.1, "se_seeds": 0.1, "p_value": p}
+        for title, (gain, p) in against.items()
+    }
+    return {"validation_elbo": validation, "against": pairs, "test": {"iwae_4": {"mean": mean}}}
+
+
+def test_the_sentence_says_where_the_papers_order_holds_and_where_not():
+    rows = {
+        "vae": row(-90, -90),
+        "gpvae": row(-91, -91, vae=(-1.0, 1e-9)),
+        "savi 1": row(-89, -95, vae=(1.0, 1e-9)),
+        "savi 2": row(-88, -88, vae=(2.0, 1e-9), iaf_2=(0.1, 0.6)),
+        "iaf 2": row(-88, -88, vae=(2.0, 1e-9)),
+        "savi 2 on gpvae": row(-80, -80, vae=(9.0, 1e-9)),
+    }
+    text = claims.sentence(rows)
+    assert "agrees: savi 2 above vae (+2.00 ± 0.10 nats)" in text
+    assert "differs: vae above gpvae (+1.00 ± 0.10 nats)" in text
+    assert "cannot be told: iaf 2 and savi 2 (−0.10 ± 0.10 nats)" in text
+    assert claims.sentence({"vae": rows["vae"]}).startswith("None of the papers' claims")
