@@ -49,8 +49,8 @@ class Figure3:
 def main(command: Figure3) -> None:
     """Train if it is not trained, and draw."""
     use_compilation_cache()
-    base_run = _trained(command.folder / "vae", command.epochs)
-    run = _trained(
+    base_run = trained(command.folder / "vae", command.epochs)
+    run = trained(
         command.folder / "gpvae",
         command.gp_epochs,
         method="gpvae",
@@ -106,11 +106,11 @@ def main(command: Figure3) -> None:
     )
 
 
-def _trained(folder: Path, epochs: int, start_from: str | None = None, **method: Any) -> runs.Run:
-    """The run of this folder, trained to its end."""
+def trained(folder: Path, epochs: int, start_from: str | None = None, data: str = "mnist", **method: Any) -> runs.Run:
+    """The run of this folder, 2 latents, trained to its end; the figures of two-latent posteriors share it."""
     schedule = {"schedule": "cosine", "ema_decay": 0.999, "learning_rate": 1e-3}
     values = {
-        "data": {"name": "mnist"},
+        "data": {"name": data},
         "model": {"likelihood": "bernoulli", "latent_dim": 2, "hidden": [400, 400]},
         "train": {"epochs": epochs, "start_from": start_from, **schedule},
     }

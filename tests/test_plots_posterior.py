@@ -7,7 +7,7 @@ import pytest
 from matplotlib.contour import ContourSet
 from matplotlib.patches import Ellipse
 
-from gpvae_jax.plots.posterior import LEVELS, Gaussian, Panel, posterior_panels
+from gpvae_jax.plots.posterior import LEVELS, Gaussian, Panel, Path, posterior_panels
 
 
 def panel(title="one", **changes):
@@ -51,6 +51,16 @@ def test_gaussians_samples_and_images():
     assert first.get_title() == r"base \$q\$"
     assert any(axes.get_xlabel() == "in" for axes in figure.axes)
     figure.savefig(io.BytesIO(), format="png")
+
+
+def test_a_path_is_drawn_step_by_step_to_its_end():
+    points = np.array([[0.0, 0.0], [0.5, 0.2], [1.0, 0.1]])
+    figure = posterior_panels([panel(paths=[Path("steps", points)]), panel(paths=[Path("steps", points + 1)])])
+    for axes, shift in zip(posteriors(figure), (0, 1), strict=True):
+        way, end = axes.lines
+        np.testing.assert_array_equal(way.get_xydata(), points + shift)
+        np.testing.assert_array_equal(end.get_xydata(), points[-1:] + shift)
+    assert [text.get_text() for text in figure.legends[0].get_texts()][1:] == ["steps"]
 
 
 def test_panels_fill_rows():

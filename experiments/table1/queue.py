@@ -39,8 +39,9 @@ def state(job: Job, cell: Cell, started: float) -> State:
     if pid is not None and locks.is_alive(pid):
         with contextlib.suppress(FileNotFoundError):
             return State("running", pid, lock.stat().st_mtime)
-    if failure.is_file() and failure.stat().st_mtime >= started:
-        return State("failed", reason=json.loads(failure.read_text())["reason"])
+    with contextlib.suppress(FileNotFoundError):
+        if failure.stat().st_mtime >= started:
+            return State("failed", reason=json.loads(failure.read_text())["reason"])
     return State("waiting")
 
 

@@ -58,7 +58,8 @@ def states(job: Job, cells: list[Cell], started: float) -> dict[Cell, State]:
 def live_table(job: Job, now: Mapping[Cell, State], seconds: Mapping[Cell, float], workers: int) -> Table:
     """A row per table of results: its cells done, running, failed and left; below, what runs, and the time left."""
     total = sum(_left(cell, now[cell], seconds) for cell in now)
-    table = Table("table", "done", "running", "failed", "left", "hours left", title=f"Table 1 at scale {job.budget}")
+    columns = ("table", "done", "running", "failed", "left", "hours left")
+    table = Table(*columns, title=f"Table 1 at scale {job.budget}", caption_justify="left")
     for group in dict.fromkeys(cell.group for cell in now):
         mine = [cell for cell in now if cell.group == group]
         counts = [sum(now[cell].name == name for cell in mine) for name in ("done", "running", "failed", "waiting")]

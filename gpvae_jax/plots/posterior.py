@@ -26,6 +26,13 @@ class Gaussian(NamedTuple):
     weight: float = 1.0  # of a mixture: the lines' strength
 
 
+class Path(NamedTuple):
+    """Where a search has been, drawn as a line with a dot per step, its end larger."""
+
+    label: str
+    points: np.ndarray  # [K, 2]
+
+
 class Panel(NamedTuple):
     """One example: its true posterior, what stands over it, and the images below it."""
 
@@ -37,6 +44,7 @@ class Panel(NamedTuple):
     samples: np.ndarray | None = None  # [n, 2]
     images: Sequence[tuple[str, np.ndarray]] = ()  # (what it is, [H, W] or [H, W, C] in [0, 1])
     coordinates: tuple[int, int] = (0, 1)  # which latents the axes are, counted from 0
+    paths: Sequence[Path] = ()
 
 
 def posterior_panels(panels: Sequence[Panel], columns: int = 6) -> "Figure":
@@ -90,6 +98,10 @@ def _draw_posterior(axes: "Axes", panel: Panel, labels: dict[str, str]) -> None:
             axes.add_patch(
                 Ellipse(tuple(gaussian.mean), *size, fill=False, edgecolor=color, linestyle=style, alpha=alpha)
             )
+    for path in panel.paths:
+        color = labels.setdefault(path.label, _COLORS[len(labels) % len(_COLORS)])
+        axes.plot(*path.points.T, "-o", color=color, linewidth=1.2, markersize=2.5, zorder=4)
+        axes.plot(*path.points[-1], "o", color=color, markersize=4.5, zorder=5)
     axes.set_title(plain(panel.title), fontsize=8, color=INK)
     axes.set(xlim=panel.first[[0, -1]], ylim=panel.second[[0, -1]])
     names = [f"z{str(number + 1).translate(_SUBSCRIPTS)}" for number in panel.coordinates]
