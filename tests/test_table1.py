@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import time
+import types
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from experiments.table1 import cells, claims, locks, page, queue, status, work
 from experiments.table1.cells import Cell, Scale
 from gpvae_jax.commands import train_run
 
-TINY = Scale("mlp", (12,), 200, 2, 2, 1, True, 2, 30, 20, (2, 4), None, 21_000)
+TINY = Scale("mlp", (12,), 200, 2, 2, 1, True, 2, 30, 20, (2, 4), None, 21_000, 6e-6)
 
 
 @pytest.fixture
@@ -210,3 +211,26 @@ def test_the_sentence_says_where_the_papers_order_holds_and_where_not():
     assert "differs: vae above gpvae (+1.00 ± 0.10 nats)" in text
     assert "cannot be told: iaf 2 and savi 2 (−0.10 ± 0.10 nats)" in text
     assert claims.sentence({"vae": rows["vae"]}).startswith("None of the papers' claims")
+
+
+def test_the_exit_code_tells_of_failures(job, monkeypatch, capsys):
+    options = {"datasets": ("mnist",), "methods": ("vae",), "out": job.runs, "results": job.results}
+
+    def ended(name: str):
+        return lambda job, wanted, workers: {cell: queue.State(name, reason="It broke.") for cell in wanted}
+
+    monkeypatch.setattr(command, "run", ended("done"))
+    assert command.main(command.Table1(**options)) == 0
+    monkeypatch.setattr(command, "run", ended("failed"))
+    assert command.main(command.Table1(**options)) == 1
+    assert "failed: mnist-gaussian-10/vae: It broke." in capsys.readouterr().out
+
+
+def test_a_killed_worker_has_failed_at_its_cell(job):
+    cell, other = named(job, "vae"), named(job, "gpvae")
+    dead = types.SimpleNamespace(pid=17, exitcode=-9)
+    before = {cell: queue.State("running", 17), other: queue.State("running", 18)}
+    assert command._bury(job, before, dead)
+    assert "exit code -9" in queue.state(job, cell, 0.0).reason
+    assert queue.state(job, other, 0.0).name == "waiting"
+    assert not command._bury(job, {other: queue.State("running", 18)}, dead)

@@ -14,8 +14,9 @@ Scales (`--budget`):
        method starts from it and goes on for 10 epochs (a wider VAE, which cannot, trains for all 20). Bounds on the
        first 500 test images. With 2 latent sizes MNIST and Omniglot take some 17 hours of one core under both
        likelihoods. What the scale costs: docs/baselines.md has 40 epochs.
-  gpu  convolutional networks, all images, 10 seeds, up to 100 epochs with patience 15, all test images; only RecMix
+  gpu  convolutional networks, all images, 10 seeds, up to 60 epochs with patience 15, all test images; only RecMix
        starts from a VAE, as in the paper. Its time is a guess until the first cells are done.
+Everywhere RecMix has all its components from the VAE's encoder, with noise, and refines them together.
 
 Expected: the papers report RecMix > mixture > IAF > SAVI > VAE, and GPVAE > VAE everywhere. The page says of every
 table where that is not what came out; docs/gpvae_findings.md and docs/baselines.md say what came out before.

@@ -74,12 +74,14 @@ class Scale(NamedTuple):
     trial_examples: int  # of the validation set
     num_samples: tuple[int, ...]
     patience: int | None
-    images_per_second: float  # of training a VAE on 28×28 images, all seeds together; only for the first estimates
+    # only for the first estimates, for a VAE of 28×28 images:
+    images_per_second: float  # of training, all seeds together
+    bound_seconds: float  # per sample of an importance bound, image and seed
 
 
-SCALES = {
-    "cpu": Scale("mlp", (400, 400), 50_000, 10, 10, 4, True, 3, 500, 500, (100, 5000), None, 21_000),
-    "gpu": Scale("conv", (400, 400), None, 20, 80, 20, False, 10, None, 1000, (100, 5000), 15, 100_000),
+SCALES = {  # times measured on one CPU core; on a GPU guessed
+    "cpu": Scale("mlp", (400, 400), 50_000, 10, 10, 4, True, 3, 500, 500, (100, 5000), None, 21_000, 6e-6),
+    "gpu": Scale("conv", (400, 400), None, 20, 40, 10, False, 10, None, 1000, (100, 5000), 15, 1e5, 5e-7),
 }
 
 

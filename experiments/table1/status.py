@@ -14,7 +14,6 @@ from experiments.table1.work import Job
 from gpvae_jax.data import DATASETS
 
 OVERHEAD = 25.0  # seconds per run: reading, compiling, timing inference
-BOUND_SECONDS = 6e-6  # per sample of an importance bound, example and seed: measured on one CPU core, 28×28
 PIXELS = 28 * 28
 
 
@@ -24,7 +23,7 @@ def assumed_seconds(job: Job, cell: Cell) -> float:
     size = (400 * math.prod(spec.shape) + 400**2) / (400 * PIXELS + 400**2)  # of a 400-400 network
     images = min(scale.train_examples or spec.counts[0], spec.counts[0]) * scale.num_seeds
     epoch = images * size / scale.images_per_second
-    bounds = BOUND_SECONDS * size * scale.num_seeds
+    bounds = scale.bound_seconds * size * scale.num_seeds
     if cell.kind == "start":
         return scale.start_epochs * epoch + OVERHEAD
     if cell.kind == "choice":
