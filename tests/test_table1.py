@@ -15,6 +15,7 @@ import pytest
 from experiments.table1 import __main__ as command
 from experiments.table1 import cells, claims, locks, page, queue, status, work
 from experiments.table1.cells import Cell, Scale
+from gpvae_jax import build, data
 from gpvae_jax.commands import train_run
 
 TINY = Scale("mlp", (12,), 200, 2, 2, 1, True, 2, 30, 20, (2, 4), None, 21_000, 6e-6)
@@ -234,3 +235,15 @@ def test_a_killed_worker_has_failed_at_its_cell(job):
     assert "exit code -9" in queue.state(job, cell, 0.0).reason
     assert queue.state(job, other, 0.0).name == "waiting"
     assert not command._bury(job, {other: queue.State("running", 18)}, dead)
+
+
+@pytest.mark.parametrize("row", cells.ROWS, ids=[row.title for row in cells.ROWS])
+def test_every_row_can_be_built_with_each_of_its_settings(job, row):
+    digits = data.load("digits")
+    for likelihood in cells.LIKELIHOODS:
+        cell = named(job, row.title)._replace(likelihood=likelihood)
+        for end in cells.candidates(row.family):
+            wanted = work.settings(job, cell, digits, f"{row.label}:{end}", epochs=3)
+            assert (wanted.train.start_from is None) == row.own_shapes
+            assert wanted.train.epochs == 3 + 2 * row.own_shapes
+            assert build.build(wanted, digits).config.method == row.label.split(":")[0]
