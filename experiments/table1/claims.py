@@ -39,7 +39,7 @@ def representatives(rows: Results) -> dict[str, str]:
     best: dict[str, str] = {}
     for title, found in rows.items():
         family = BY_TITLE[title].family
-        if " of " in title or " on " in title or title.startswith("wide"):
+        if "base=" in BY_TITLE[title].label or BY_TITLE[title].own_shapes:
             continue
         if family not in best or found["validation_elbo"] > rows[best[family]]["validation_elbo"]:
             best[family] = title
@@ -62,9 +62,8 @@ def sentence(rows: Results) -> str:
             kinds["agrees"].append(f"{a} above {b} ({_nats(g)})")
         else:
             kinds["differs"].append(f"{b} above {a} ({_nats(g._replace(mean=-g.mean))})")
-    parts = [f"{kind}: {', '.join(names)}" for kind, names in kinds.items() if names]
-    text = "; ".join(parts)
-    return f"Against the papers' order (each family by its best validation ELBO, Holm-corrected) it {text}."
+    text = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in kinds.items() if names)
+    return f"Against the papers' order (each family by its best validation ELBO, Holm-corrected) — {text}."
 
 
 def _nats(g: Paired) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 import tyro
 
 from experiments.table1.cells import CHOICE_LATENTS, DATASETS, LIKELIHOODS, SCALES
-from experiments.table1.tables import compare_rows, read, section, settings
+from experiments.table1.tables import compare_rows, read, section, settings, styles
 from gpvae_jax import plots, runs
 from gpvae_jax.commands import save_figure
 
@@ -39,7 +39,7 @@ def main(command: Page) -> None:
             if "vae" not in rows:
                 continue
             picture = folder.with_suffix(".png")
-            save_figure(plots.likelihood_against_time(compare_rows(rows)), picture)
+            save_figure(plots.likelihood_against_time(compare_rows(rows), styles(rows)), picture)
             parts += [section(budget, rows), f"![likelihood against time]({_from(command.out, picture)})\n"]
         if choices := _choices(command.results / budget):
             parts.append(choices)
@@ -60,6 +60,7 @@ Made by `python -m experiments.table1.page` from what the cells of `python -m ex
   (Wilcoxon signed-rank test over images, Holm-corrected for the table) and they are beyond twice the error over seeds.
 * Part of every difference between IWAE bounds is that of the proposals, so look at the ELBO beside it; k̂ > 0.7 is the
   share of images whose importance estimate is not to be trusted.
+* Bars in the figures are the standard errors, over images, of the gains.
 * Times: posterior of a batch, one sample and its density, median; in brackets against the VAE's, measured in turn.
 * Settings were chosen on validation images; the trials are at the end.
 """

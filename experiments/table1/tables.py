@@ -9,6 +9,7 @@ import numpy as np
 from experiments.table1.cells import BY_TITLE
 from experiments.table1.claims import Results, gain, sentence
 from gpvae_jax.evaluate.paired import Paired, holm
+from gpvae_jax.plots.style import Style, method_styles
 from gpvae_jax.report import CompareRow, Estimate
 
 
@@ -22,11 +23,24 @@ def read(folder: Path) -> Results:
 def _reading_order() -> list[str]:
     """Rows of one family together, by their order."""
     families = list(dict.fromkeys(row.family for row in BY_TITLE.values()))
-    return sorted(BY_TITLE, key=lambda t: (" of " in t or " on " in t, families.index(BY_TITLE[t].family), t))
+    return sorted(BY_TITLE, key=lambda t: (_is_composed(t), families.index(BY_TITLE[t].family), t))
+
+
+def styles(rows: Results) -> dict[str, Style]:
+    """One look per family; a composition is a family of its own."""
+    families = {title: title if _is_composed(title) else BY_TITLE[title].family for title in rows}
+    look = method_styles(families.values())
+    return {title: look[family] for title, family in families.items()}
+
+
+def _is_composed(title: str) -> bool:
+    return "base=" in BY_TITLE[title].label
 
 
 def compare_rows(rows: Results) -> list[CompareRow]:
-    """What the scatter needs to know of each row."""
+    """What the scatter needs to know of each row; the bounds' errors are those of the gains over the VAE."""
+    gains = {title: gain(rows, title, "vae") for title in rows if title != "vae"}
+    errors = {title: np.nan if found is None else found.se for title, found in gains.items()}
     return [
         CompareRow(
             name=title,
@@ -35,7 +49,10 @@ def compare_rows(rows: Results) -> list[CompareRow]:
             train_seconds=found["train_seconds"],
             num_examples=found["num_examples"],
             elbo=_estimate(found["test"]["elbo"]),
-            iwae={k: _estimate(found["test"][f"iwae_{k}"]) for k in found["num_samples"]},
+            iwae={
+                k: _estimate(found["test"][f"iwae_{k}"])._replace(se=errors.get(title, np.nan))
+                for k in found["num_samples"]
+            },
             ess=found["test"]["ess"]["mean"],
             latency_ms=found["latency_ms"]["own"],
             latency_batch=found["latency_batch"],
