@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from gpvae_jax import config, runs
+from gpvae_jax import build, compare, config, runs
 from gpvae_jax.commands import save_figure, train_with_bar, use_compilation_cache
 from gpvae_jax.evaluate.grid import grid_posterior
 from gpvae_jax.evaluate.uncertainty import spearman
@@ -114,8 +114,9 @@ def trained(folder: Path, epochs: int, start_from: str | None = None, data: str 
         "model": {"likelihood": "bernoulli", "latent_dim": 2, "hidden": [400, 400]},
         "train": {"epochs": epochs, "start_from": start_from, **schedule},
     }
-    exists = (folder / "config.json").exists()
-    run = runs.open_run(folder) if exists else runs.create(folder, config.from_dict(values | method))
+    wanted = config.from_dict(values | method)
+    run = runs.open_run(folder) if (folder / "config.json").exists() else runs.create(folder, wanted)
+    compare.same_settings(run, build.resolve(wanted, run.setup.dataset))
     train_with_bar(run, resume=True)
     return run
 

@@ -100,8 +100,8 @@ def _draw_posterior(axes: "Axes", panel: Panel, labels: dict[str, str]) -> None:
             )
     for path in panel.paths:
         color = labels.setdefault(path.label, _COLORS[len(labels) % len(_COLORS)])
-        axes.plot(*path.points.T, "-o", color=color, linewidth=1.2, markersize=2.5, zorder=4)
-        axes.plot(*path.points[-1], "o", color=color, markersize=4.5, zorder=5)
+        axes.plot(*path.points.T, "-o", color=color, linewidth=1.0, markersize=1.8, zorder=4)
+        axes.plot(*path.points[-1], "o", color=color, markersize=3.5, zorder=5)
     axes.set_title(plain(panel.title), fontsize=8, color=INK)
     axes.set(xlim=panel.first[[0, -1]], ylim=panel.second[[0, -1]])
     names = [f"z{str(number + 1).translate(_SUBSCRIPTS)}" for number in panel.coordinates]
