@@ -89,6 +89,7 @@ def test_an_interrupted_cell_goes_on_and_a_finished_one_is_skipped(job, monkeypa
     assert "## mnist, bernoulli likelihood, 10 latents" in text
     assert re.search(r"\n\| gpvae \| −\d+\.\d\d ± ", text)
     assert (job.results / "cpu" / "mnist-bernoulli-10.png").read_bytes().startswith(b"\x89PNG")
+    work.check_scale(job._replace(scale=TINY._replace(images_per_second=1.0)), wanted)
     with pytest.raises(ValueError, match="was made with epochs = 2, but 'cpu' now means 3"):
         work.check_scale(job._replace(scale=TINY._replace(epochs=3)), wanted)
 
@@ -230,11 +231,14 @@ def test_the_exit_code_tells_of_failures(job, monkeypatch, capsys):
 def test_a_killed_worker_has_failed_at_its_cell(job):
     cell, other = named(job, "vae"), named(job, "gpvae")
     dead = types.SimpleNamespace(pid=17, exitcode=-9)
-    before = {cell: queue.State("running", 17), other: queue.State("running", 18)}
-    assert command._bury(job, before, dead)
+    for each, pid in ((cell, 17), (other, 18)):
+        queue.lock_of(job, each).parent.mkdir(parents=True, exist_ok=True)
+        queue.lock_of(job, each).write_text(str(pid))
+    assert command._bury(job, [cell, other], dead)
     assert "exit code -9" in queue.state(job, cell, 0.0).reason
-    assert queue.state(job, other, 0.0).name == "waiting"
-    assert not command._bury(job, {other: queue.State("running", 18)}, dead)
+    assert not queue.lock_of(job, cell).exists()
+    assert locks.holder(queue.lock_of(job, other)) == 18
+    assert not command._bury(job, [other], dead)
 
 
 @pytest.mark.parametrize("row", cells.ROWS, ids=[row.title for row in cells.ROWS])

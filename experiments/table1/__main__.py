@@ -36,7 +36,7 @@ from pathlib import Path
 import tyro
 from rich.live import Live
 
-from experiments.table1 import queue, status
+from experiments.table1 import locks, queue, status
 from experiments.table1.cells import DATASETS, SCALES, Cell
 from experiments.table1.cells import queue as queue_of
 from experiments.table1.work import Job, check_scale
@@ -103,14 +103,18 @@ def run(job: Job, cells: list[Cell], workers: int) -> dict[Cell, queue.State]:
         process.start()
         return process
 
+    def revive() -> bool:
+        """Whether anybody is at work; a worker that was killed at a cell has another in its place."""
+        for number, process in enumerate(processes):
+            if process.exitcode not in (None, 0) and _bury(job, cells, process):
+                processes[number] = start(number)
+        return any(process.is_alive() for process in processes)
+
     processes = [start(number) for number in range(workers)]
     before = status.states(job, cells, started)
     try:
         with Live(console=console, auto_refresh=False) as live:
-            while any(process.is_alive() for process in processes):
-                for number, process in enumerate(processes):
-                    if process.exitcode not in (None, 0) and _bury(job, before, process):
-                        processes[number] = start(number)
+            while revive():
                 before = _show(job, cells, started, before, live, workers)
                 time.sleep(queue.POLL_SECONDS)
     finally:
@@ -134,11 +138,12 @@ def _show(
     return now
 
 
-def _bury(job: Job, before: dict[Cell, queue.State], process: BaseProcess) -> bool:
+def _bury(job: Job, cells: list[Cell], process: BaseProcess) -> bool:
     """A worker that was killed, say for memory, has failed at its cell; False where it had none."""
-    mine = [cell for cell, found in before.items() if found.pid == process.pid and not job.result(cell).is_file()]
+    mine = [cell for cell in cells if locks.holder(queue.lock_of(job, cell)) == process.pid]
     for cell in mine:
         queue.fail(job, cell, f"Its worker ended with exit code {process.exitcode} (negative: that signal).")
+        queue.lock_of(job, cell).unlink(missing_ok=True)
     return bool(mine)
 
 

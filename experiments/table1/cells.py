@@ -79,6 +79,7 @@ class Scale(NamedTuple):
     bound_seconds: float  # per sample of an importance bound, image and seed
 
 
+GUESSES = ("images_per_second", "bound_seconds")  # of a scale: results do not depend on them
 SCALES = {  # times measured on one CPU core; on a GPU guessed
     "cpu": Scale("mlp", (400, 400), 50_000, 10, 10, 4, True, 3, 500, 500, (100, 5000), None, 21_000, 6e-6),
     "cpu-long": Scale("mlp", (400, 400), 50_000, 20, 20, 4, True, 3, 500, 500, (100, 5000), None, 21_000, 6e-6),

@@ -34,7 +34,7 @@ def state(job: Job, cell: Cell, started: float) -> State:
     """What the files say. A failure from before `started` no longer counts: it is tried again."""
     if job.result(cell).is_file():
         return State("done")
-    lock, failure = _lock(job, cell), _failure(job, cell)
+    lock, failure = lock_of(job, cell), _failure(job, cell)
     pid = locks.holder(lock)
     if pid is not None and locks.is_alive(pid):
         with contextlib.suppress(FileNotFoundError):
@@ -81,7 +81,7 @@ def _attempt(job: Job, cell: Cell, cells: list[Cell], started: float) -> bool:
             return True
     if any(found.name != "done" for found in needed.values()):
         return False
-    with locks.held(_lock(job, cell)) as mine:
+    with locks.held(lock_of(job, cell)) as mine:
         if not mine or job.result(cell).is_file():
             return False
         try:
@@ -93,7 +93,8 @@ def _attempt(job: Job, cell: Cell, cells: list[Cell], started: float) -> bool:
     return True
 
 
-def _lock(job: Job, cell: Cell) -> Path:
+def lock_of(job: Job, cell: Cell) -> Path:
+    """The file that says whose the cell is."""
     return job.folder(cell).with_suffix(".lock")
 
 
