@@ -94,7 +94,7 @@ def _draw_posterior(axes: "Axes", panel: Panel, labels: dict[str, str]) -> None:
         color = labels.setdefault(gaussian.label, _COLORS[len(labels) % len(_COLORS)])
         for scale, style in ((1, "-"), (2, "--")):
             size = 2 * scale * np.asarray(gaussian.std)
-            alpha = 0.25 + 0.75 * min(1.0, gaussian.weight)
+            alpha = 0.45 + 0.55 * min(1.0, gaussian.weight)
             axes.add_patch(
                 Ellipse(tuple(gaussian.mean), *size, fill=False, edgecolor=color, linestyle=style, alpha=alpha)
             )
