@@ -61,8 +61,8 @@ Made by `python -m experiments.table1.page` from what the cells of `python -m ex
 * Part of every difference between IWAE bounds is that of the proposals, so look at the ELBO beside it; k̂ > 0.7 is the
   share of images whose importance estimate is not to be trusted.
 * Bars in the figures are the standard errors, over images, of the gains.
-* Times: posterior of a batch, one sample and its density, median; in brackets against the VAE's, measured in turn with it,
-  and before them this ratio times the VAE's own row, for cells are measured hours apart.
+* Times: posterior of a batch, one sample and its density, median. In brackets against the VAE's, measured in turn with
+  it; before them this ratio times the time in the VAE's row, for cells are measured hours apart.
 * Settings were chosen on validation images; the trials are at the end.
 """
 
