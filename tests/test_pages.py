@@ -98,7 +98,7 @@ def understood(words: list[str]) -> None:
         if words[2:]:  # a command alone is mentioned, not given
             check_settings(cli.parse(words[1:]))
     elif words[2].partition(".")[0] in ("experiments", "benchmarks"):
-        name = words[2] if "." in words[2] else f"{words[2]}.__main__"
+        name = f"{words[2]}.__main__" if hasattr(importlib.import_module(words[2]), "__path__") else words[2]
         made_there = [v for v in vars(importlib.import_module(name)).values() if getattr(v, "__module__", "") == name]
         kinds = [v for v in made_there if isinstance(v, type) and dataclasses.is_dataclass(v)]
         assert not words[3:] or any(parses(kind, words[3:]) for kind in kinds), words
