@@ -20,7 +20,7 @@ def test_no_step_is_the_base() -> None:
 
 
 def test_a_silent_network_leaves_the_preconditioned_gradient_step() -> None:
-    method = iterative(MODEL, ENCODER, step_size=0.3)
+    method = iterative(MODEL, ENCODER, step_size=0.3, largest_move=1e6)
     params = perturb(method.init(KEY, DATA), 3, 0.3)
     params.inference["update"]["out"] = jax.tree.map(jnp.zeros_like, params.inference["update"]["out"])
     q, info = method.posterior(params, KEY, DATA)

@@ -167,6 +167,14 @@ def test_extreme_inputs_stay_finite(curvature):
     assert np.all(np.isfinite(q.mean))
 
 
+@pytest.mark.parametrize("curvature", CURVATURES)
+def test_a_step_is_as_long_as_it_may_be_and_no_longer(curvature):
+    method = newton(MODEL, ENCODER, curvature=curvature, largest_move=1e-3)
+    q, info = method.posterior(params_of(method), KEY, DATA)
+    moved = np.sqrt(np.mean(np.square(q.mean - info["base_mean"]), axis=-1))
+    np.testing.assert_allclose(moved, 1e-3, rtol=1e-2)
+
+
 def test_the_low_rank_forms_agree_with_dense_algebra():
     rng = np.random.default_rng(0)
     variance, factor = np.exp(rng.standard_normal((4, 6))), rng.standard_normal((4, 6, 2))

@@ -70,9 +70,9 @@ class Preconditioner(NamedTuple):
         return jnp.einsum("bki,bkj->bij", root, root)
 
 
-def bounded(move: Float[Array, "B Z"], std: Float[Array, "B Z"], largest: float) -> Float[Array, "B Z"]:
-    """The move scaled so that its root mean square is at most `largest` standard deviations; never NaN."""
-    size = jnp.mean(jnp.square(move / std), axis=-1, keepdims=True)
+def bounded(move: Float[Array, "B Z"], largest: float) -> Float[Array, "B Z"]:
+    """The move scaled so that its root mean square over the latents is at most `largest`; never NaN."""
+    size = jnp.mean(jnp.square(move), axis=-1, keepdims=True)
     finite = jnp.isfinite(size)
     shrink = largest / jnp.sqrt(jnp.maximum(jnp.where(finite, size, jnp.ones_like(size)), largest**2))
     return jnp.where(finite, move, jnp.zeros_like(move)) * shrink

@@ -30,7 +30,7 @@ def iterative(
     steps: int = 1,
     width: int = 256,
     step_size: float = 0.5,
-    largest_move: float = 10.0,
+    largest_move: float = 1.0,
     remat: bool = False,
     num_samples: int = 1,
 ) -> InferenceMethod:
@@ -40,8 +40,8 @@ def iterative(
     a, b, c [B, Z] come from one hidden layer of `width` units over the base encoder's features, u on a logarithmic
     scale and the way come so far in units of s; the steps share it. At initialisation a, b and c are small, so that a
     step is about η s² ∇ log p. base: any method whose posterior is a `DiagonalGaussian`, `vae` by default; one given
-    has an encoder of its own for the features. largest_move: of one step, root mean square over latents in units of
-    s. remat: recompute each step in the backward pass. num_samples: draws for the loss.
+    has an encoder of its own for the features. largest_move: of one step, root mean square over latents in the
+    prior's standard deviations. remat: recompute each step in the backward pass. num_samples: draws for the loss.
     φ = {"base", "update", and "features" with a base given}. With steps = 0 it is the base.
     Cost per step: one decoder gradient and (F + 5 Z) width multiplications. Raises ValueError on a setting out of
     range.
@@ -79,7 +79,7 @@ def iterative(
             out = network.apply(params.inference["update"], jnp.concatenate([psi, _symlog(slope), way], axis=-1))
             stretch, shift, widening = out[:, 0], out[:, 1], out[:, 2]
             move = current.std * (step_size * jnp.exp(stretch) * slope + shift)
-            return DiagonalGaussian(current.mean + bounded(move, q.std, largest_move), current.log_std + widening)
+            return DiagonalGaussian(current.mean + bounded(move, largest_move), current.log_std + widening)
 
         step = jax.checkpoint(step) if remat else step
         current = q

@@ -41,7 +41,7 @@ def newton(
     covariance: str = "full",
     step_size: float = 0.5,
     halvings: int = 0,
-    largest_move: float = 10.0,
+    largest_move: float = 1.0,
     inner_samples: int = 0,
     use_gp_prior: bool = True,
     first_order: bool = False,
@@ -66,8 +66,9 @@ def newton(
       posterior; "base", the base's.
     step_size: η. halvings: try η, η/2, …, η 2^−halvings in one decoder call and keep per example the best, or no step
       if all lower log p(x, z) − ½ |√P (z − μ₀)|² (eq. 3.5, derived); not differentiated.
-    largest_move: of one step, root mean square over latents in units of the base's s; a guard against curvatures that
-      vanish.
+    largest_move: of one step, root mean square over latents in the prior's standard deviations. Before training the
+      base's s is near 1, and η s² ∇ log p of a confident likelihood leaves the prior's support altogether; the losses
+      there are what an optimiser such as Adam remembers for thousands of steps.
     inner_samples: S. With 0, gradient and curvature are those at the mean and the steps lead to the mode, a Laplace
       posterior. With S > 0 they are means over S draws from the current posterior, in mirrored pairs: the steps then
       lead to the Gaussian with the greatest ELBO, where E_q ∇ log p = 0 and Λ = −E_q ∇² log p (eq. 3.10, paper:
@@ -159,7 +160,7 @@ def newton(
                 slope = slope - _times(prior, current.mean - q.mean)
             if covariance != "base":
                 current = here.gaussian(current.mean, full=covariance == "full")
-            move = bounded(step_size * here.direction(slope, prior), q.std, largest_move)
+            move = bounded(step_size * here.direction(slope, prior), largest_move)
             factor = jnp.ones(move.shape[:1], move.dtype)
             if halvings:
                 # the draws spread around each candidate, which is then judged by its mean
