@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from gpvae_jax.types import LatentModel, Posterior
 
@@ -99,6 +99,7 @@ class Importance(NamedTuple):
 
     elbo: Float[Array, " B"]  # nats
     iwae: Float[Array, " B"]  # nats, K samples
+    standard_error: Float[Array, " B"]  # of iwae as an estimate of log p(x), by the delta method: √(1/ess − 1/K)
     ess: Float[Array, " B"]  # effective sample size of the K
     pareto_k: Float[Array, " B"]  # see `pareto_k`
 
@@ -113,15 +114,13 @@ class _Running(NamedTuple):
 
 
 def importance(
-    draw: Callable[[PRNGKeyArray, int], Float[Array, "S B"]],
-    key: PRNGKeyArray,
-    num_samples: int,
-    chunk_size: int,
+    draw: Callable[[Int[Array, ""], int], Float[Array, "S B"]], num_samples: int, chunk_size: int
 ) -> Importance:
     """ELBO, IWAE-K, effective sample size and k̂ from K = `num_samples` log-weights, `chunk_size` at a time.
 
-    `draw(key, n)` returns fresh log-weights [n, B]; memory is that of one chunk whatever K. The chunks are joined
-    by streaming logsumexp, so the result is the one-shot result up to rounding.
+    `draw(start, n)` returns the log-weights [n, B] of samples start … start + n − 1, a function of these numbers
+    alone. Memory is that of one chunk whatever K. The chunks are joined by streaming logsumexp, so the result is
+    the one-shot result up to rounding, whatever the chunks' size.
     """
 
     def add(running: _Running, log_w: Array) -> _Running:
@@ -137,7 +136,7 @@ def importance(
 
     def body(carry: tuple[_Running, Array], index: Array) -> tuple[tuple[_Running, Array], None]:
         running, waiting = carry
-        log_w = draw(jax.random.fold_in(key, index), chunk_size)
+        log_w = draw(index * chunk_size, chunk_size)
         running, waiting = add(running, log_w), waiting.at[index % MERGE].set(log_w)
 
         def merged() -> tuple[Array, Array]:
@@ -148,21 +147,23 @@ def importance(
         return (running._replace(largest=largest), waiting), None
 
     chunks, rest = divmod(num_samples, chunk_size)
-    shape = jax.eval_shape(lambda k: draw(k, 1), key)
+    shape = jax.eval_shape(lambda: draw(jnp.zeros((), jnp.int32), 1))
     nothing = jnp.full(shape.shape[1:], -jnp.inf, shape.dtype)
     tail = tail_length(num_samples) + 1
     unfilled = jnp.full((*nothing.shape, tail), -jnp.inf, shape.dtype)
     running = _Running(jnp.zeros_like(nothing), nothing, nothing, unfilled)
     if chunks:
         waiting = jnp.full((MERGE, chunk_size, *nothing.shape), -jnp.inf, shape.dtype)
-        (running, waiting), _ = jax.lax.scan(body, (running, waiting), jnp.arange(chunks))
+        (running, waiting), _ = jax.lax.scan(body, (running, waiting), jnp.arange(chunks, dtype=jnp.int32))
         running = running._replace(largest=merge(running.largest, waiting.reshape(-1, *nothing.shape)))
     if rest:
-        log_w = draw(jax.random.fold_in(key, chunks), rest)
+        log_w = draw(jnp.asarray(chunks * chunk_size, jnp.int32), rest)
         running = add(running, log_w)._replace(largest=merge(running.largest, log_w))
+    inverse_ess = jnp.exp(running.log_sum_squares - 2 * running.log_sum)
     return Importance(
         elbo=running.total / num_samples,
         iwae=running.log_sum - math.log(num_samples),
-        ess=jnp.exp(2 * running.log_sum - running.log_sum_squares),
+        standard_error=jnp.sqrt(jnp.maximum(inverse_ess - 1 / num_samples, 0)),
+        ess=1 / inverse_ess,
         pareto_k=_pareto_k_of_tail(running.largest),
     )

@@ -96,26 +96,25 @@ def test_weights_average_to_one(log_w):
 
 @pytest.mark.parametrize(("num_samples", "chunk_size"), [(103, 20), (7, 20), (40, 20), (5, 1), (400, 3)])
 def test_streaming_equals_one_shot(num_samples, chunk_size):
-    """The same draws, chunk i under the key folded with i, reduced at once."""
-    key = jax.random.key(5)
-
-    def draw(key, n):
-        return 3 * jax.random.normal(key, (n, 4)) - 100
-
-    chunks, rest = divmod(num_samples, chunk_size)
-    sizes = [chunk_size] * chunks + [rest] * (rest > 0)
-    log_w = jnp.concatenate([draw(jax.random.fold_in(key, i), size) for i, size in enumerate(sizes)])
-    assert log_w.shape == (num_samples, 4)
-    result = importance(draw, key, num_samples, chunk_size)
+    log_w = jnp.asarray(np.random.default_rng(5).normal(-100, 3, (num_samples, 4)), jnp.float32)
+    result = importance(
+        lambda start, n: jax.lax.dynamic_slice_in_dim(log_w, start, n), num_samples, min(chunk_size, num_samples)
+    )
     np.testing.assert_allclose(result.elbo, elbo(log_w), rtol=1e-5)
     np.testing.assert_allclose(result.iwae, iwae(log_w), rtol=1e-5)
     np.testing.assert_allclose(result.ess, effective_sample_size(log_w), rtol=1e-4)
     np.testing.assert_allclose(result.pareto_k, pareto_k(log_w), rtol=1e-4)
+    weights = np.exp(np.asarray(log_w, np.float64) + 100)
+    relative = weights.std(axis=0) / weights.mean(axis=0) / num_samples**0.5
+    np.testing.assert_allclose(result.standard_error, relative, rtol=1e-3)
 
 
 def temporary_bytes(num_samples: int, chunk_size: int) -> int:
     def run(q, theta, key, x):
-        return importance(lambda key, n: weights_of(q, theta, key, x, n), key, num_samples, chunk_size)
+        def draw(start, n):
+            return weights_of(q, theta, jax.random.fold_in(key, start), x, n)
+
+        return importance(draw, num_samples, chunk_size)
 
     arguments = EXACT.diagonal_posterior(X), EXACT.theta(), jax.random.key(0), jnp.asarray(X, jnp.float32)
     return jax.jit(run).lower(*arguments).compile().memory_analysis().temp_size_in_bytes

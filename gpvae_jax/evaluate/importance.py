@@ -1,19 +1,16 @@
-"""Importance-sampled bounds of a whole data set, per example."""
+"""Importance-sampled bounds of a whole data set, per example, within a budget of memory."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from gpvae_jax.bounds import importance, log_weights
-from gpvae_jax.types import InferenceMethod, LatentModel, Params
-
-# decoder rows held at once, samples per chunk times batch: on a CPU what its cache holds, measured at 1,024 to be
-# within 15 % of the decoder's bare matrix multiplications (8,192 rows take twice as long); elsewhere enough to fill it
-ROWS = {"cpu": 1024}
-ROWS_ELSEWHERE = 65_536
+from gpvae_jax.bounds import Importance, importance
+from gpvae_jax.evaluate.memory import BLOCK, tile
+from gpvae_jax.types import InferenceMethod, LatentModel, Params, Posterior
 
 
 def importance_bounds(
@@ -25,14 +22,18 @@ def importance_bounds(
     *,
     observe: Callable[[Array], Float[Array, "B *D"]] = jnp.asarray,
     num_samples: Sequence[int] = (100, 1000),
-    batch_size: int = 128,
+    memory: int | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, np.ndarray]:
     """ELBO, IWAE-K for each K of `num_samples`, effective sample size and Pareto k̂, of every example of raw[N, *D].
 
-    Returns float arrays [N]: `elbo`, `ess` and `pareto_k` from the largest K, and `iwae_K`; nats per example.
-    `observe` turns stored values into the x of the likelihood. Example n's noise is a function of `key` and n's batch
-    alone, so methods evaluated with one key are paired. `progress` is called with the number of examples done.
+    Returns float arrays [N]: `elbo`, `standard_error` (of the bound as an estimate of log p(x)), `ess` and `pareto_k`
+    from the largest K, and `iwae_K`; nats per example. `observe` turns stored values into the x of the likelihood.
+    memory: bytes that the decoder's activations may take, from which follows how many samples and examples are
+    decoded at once; None is `memory.default_budget`. Example n's value is a function of `key` and n alone, whatever
+    the memory and the examples beside it, so methods evaluated with one key are paired. `progress` is called with
+    the number of examples done. Raises ValueError on numbers below 1 or a budget too small, and ArithmeticError where
+    a bound is not finite.
     """
     if len(raw) == 0 or not num_samples or min(num_samples) < 1:
         raise ValueError(
@@ -40,30 +41,59 @@ def importance_bounds(
             f"num_samples={tuple(num_samples)}."
         )
     largest = max(num_samples)
+    examples, samples = tile(model, params.model, len(raw), largest, memory)
 
     @jax.jit
-    def of_batch(params: Params, key: PRNGKeyArray, raw: Array) -> dict[str, Array]:
-        x = observe(raw)
-        key_posterior, key_z = jax.random.split(key)
-        q, _ = method.posterior(params, key_posterior, x)
-        chunk = max(1, ROWS.get(jax.default_backend(), ROWS_ELSEWHERE) // len(raw))
-        results = {}
-        for count in num_samples:
-            estimate = importance(
-                lambda k, n: log_weights(model, params.model, q, k, x, n),
-                jax.random.fold_in(key_z, count),
-                count,
-                min(chunk, count),
-            )
-            results[f"iwae_{count}"] = estimate.iwae
-            if count == largest:
-                results |= {"elbo": estimate.elbo, "ess": estimate.ess, "pareto_k": estimate.pareto_k}
-        return results
+    def of_batch(params: Params, keys: PRNGKeyArray, raw: Array) -> dict[str, Array]:
+        def one(key: PRNGKeyArray, x: Float[Array, "*D"]) -> dict[int, Importance]:
+            key_posterior, key_z = jax.random.split(key)
+            q, _ = method.posterior(params, key_posterior, x[None])
+            return {
+                count: importance(
+                    partial(log_weights_from, model, params.model, q, jax.random.fold_in(key_z, count), x[None]),
+                    count,
+                    min(samples, count),
+                )
+                for count in num_samples
+            }
 
-    batch_size = min(batch_size, len(raw))
+        found = jax.tree.map(lambda leaf: leaf[:, 0], jax.vmap(one)(keys, observe(raw)))
+        of_largest = {name: getattr(found[largest], name) for name in Importance._fields if name != "iwae"}
+        return {f"iwae_{count}": found[count].iwae for count in num_samples} | of_largest
+
     collected = []
-    for number, start in enumerate(range(0, len(raw), batch_size)):
-        rows = np.arange(start, start + batch_size) % len(raw)  # the last batch is filled up, and cut below
-        collected.append(jax.device_get(of_batch(params, jax.random.fold_in(key, number), raw[rows])))
-        progress(min(start + batch_size, len(raw)))
-    return {name: np.concatenate([c[name] for c in collected])[: len(raw)] for name in collected[0]}
+    for start in range(0, len(raw), examples):
+        rows = np.arange(start, start + examples) % len(raw)  # the last batch is filled up, and cut below
+        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, rows)
+        collected.append(jax.device_get(of_batch(params, keys, raw[rows])))
+        progress(min(start + examples, len(raw)))
+    arrays = {name: np.concatenate([c[name] for c in collected])[: len(raw)] for name in collected[0]}
+    _check_finite(arrays)
+    return arrays
+
+
+def log_weights_from(
+    model: LatentModel,
+    theta: PyTree,
+    posterior: Posterior,
+    key: PRNGKeyArray,
+    x: Float[Array, "B *D"],
+    start: Int[Array, ""],
+    num_samples: int,
+) -> Float[Array, "S B"]:
+    """Log-weights start … start + S − 1 of the endless sequence that belongs to `key`; start is a multiple of BLOCK."""
+    blocks = start // BLOCK + jnp.arange(-(-num_samples // BLOCK), dtype=jnp.int32)
+    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, blocks)
+    drawn = jax.vmap(lambda k: posterior.sample_and_log_prob(k, BLOCK))(keys)
+    z, log_q = (part.reshape(-1, *part.shape[2:])[:num_samples] for part in drawn)
+    return model.log_likelihood(theta, x, z) + model.log_prior(theta, z) - log_q
+
+
+def _check_finite(arrays: dict[str, np.ndarray]) -> None:
+    bounds = [values for name, values in arrays.items() if name == "elbo" or name.startswith("iwae_")]
+    bad = np.flatnonzero(~np.all(np.isfinite(bounds), axis=0))
+    if bad.size:
+        raise ArithmeticError(
+            f"The log-weights of {bad.size} of {len(bounds[0])} examples are not finite (the first is example "
+            f"{bad[0]}): the data or the trained parameters hold NaN or overflow; look at metrics.jsonl for when."
+        )
