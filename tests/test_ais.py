@@ -7,6 +7,7 @@ import pytest
 
 from gpvae_jax.evaluate import hmc
 from gpvae_jax.evaluate.ais import ais, bidirectional, linear_schedule, reverse_ais, sigmoid_schedule
+from gpvae_jax.evaluate.annealing import Watch
 from tests.exact import latent_model, random_model
 
 EXACT = random_model(variance=0.3)
@@ -91,10 +92,26 @@ LOG_STEP = jnp.full((2,), np.log(0.25), jnp.float32)
 
 def test_a_key_decides_everything_and_progress_is_told():
     told: list[int] = []
-    one, two = (run(sigmoid_schedule(60), key, num_chains=2, progress=told.append) for key in (7, 7))
+    one, two = (run(sigmoid_schedule(60), key, num_chains=2, watch=Watch(told.append)) for key in (7, 7))
     np.testing.assert_array_equal(one.log_weights, two.log_weights)
     assert told[: len(told) // 2] == sorted(told[: len(told) // 2])
     assert told[-1] == 2 * 60
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+def test_a_run_goes_on_from_any_state_it_was_in(direction):
+    schedule, states = sigmoid_schedule(60), []
+
+    def anneal(watch):
+        settings = {"schedule": schedule, "num_chains": 2, "num_leapfrog": 2, "num_pilot": 2, "watch": watch}
+        if direction == "forward":
+            return ais(MODEL, THETA, DATA[:5], jax.random.key(8), **settings)
+        return reverse_ais(MODEL, THETA, DATA[:5], jnp.zeros((5, 3)), jax.random.key(8), **settings)
+
+    whole = anneal(Watch(keep=states.append))
+    assert [int(s["stage"]) for s in states] == [0, 0, 0, 0, 1, 1, 1]
+    for state in states[1::2]:
+        np.testing.assert_array_equal(anneal(Watch(resume=state)).log_weights, whole.log_weights)
 
 
 def test_double_precision_and_one_chain():
@@ -119,5 +136,12 @@ def test_what_is_no_schedule_is_refused(schedule):
 
 
 def test_counts_below_one_are_refused():
+    for schedule in (linear_schedule, sigmoid_schedule):
+        with pytest.raises(ValueError, match="at least 1 temperature, got 0"):
+            schedule(0)
+    with pytest.raises(ValueError, match="at least one example"):
+        ais(MODEL, THETA, DATA[:0], jax.random.key(0), schedule=linear_schedule(5))
+    with pytest.raises(ArithmeticError, match=r"of 1 of 60 examples are not finite \(the first is example 2\)"):
+        ais(MODEL, THETA, DATA.at[2].set(jnp.nan), jax.random.key(0), schedule=linear_schedule(5), num_leapfrog=1)
     with pytest.raises(ValueError, match="num_leapfrog must be at least 1, got 0"):
         run(linear_schedule(5), num_leapfrog=0)
