@@ -56,17 +56,24 @@ class Evaluate:
     refine_settings: tuple[str, ...] = ()
     """The refining method's other settings as name=value, e.g. covariance=full (see `gpvae list`)."""
     estimators: tuple[str, ...] = ("iwae",)
-    """iwae: ELBO, IWAE-K, effective sample size, Pareto k̂; ais: annealed importance sampling; gaps: approximation and
-    amortization gap by per-example optimisation; uncertainty: does a score predict the amortization gap. All but the
-    first are slow, keep what they have, and go on from it."""
+    """iwae: ELBO, IWAE-K, effective sample size, Pareto k̂; ais: annealed importance sampling; bdmc: the same and its
+    reverse on data drawn from the model, between which log p(x) lies; gaps: approximation and amortization gap by
+    per-example optimisation; uncertainty: does a score predict the amortization gap. All but the first are slow, keep
+    what they have, and go on from it."""
     split: str = "test"
-    """test; or validation, on which settings are chosen, for iwae alone (kept as validation.json)."""
+    """test; validation, on which settings are chosen, for iwae alone (kept as validation.json); or train, for iwae, ais
+    and gaps (kept as train.json): with both splits' gaps the generalisation gap is shown."""
     max_examples: int | None = None
     """Use only the first so many test examples."""
+    memory: str | None = None
+    """What the decoder's activations may take while bounds are computed, as in 64MiB or 2GiB; it changes no result
+    (default: 8MiB on a CPU, about its cache, and 512MiB elsewhere)."""
     slow_examples: int = 100
     """Test examples of the slow estimators."""
     temperatures: int = 1000
     """Temperatures of annealed importance sampling."""
+    schedule: str = "sigmoid"
+    """How they are spaced: sigmoid, denser at both ends, or linear."""
     chains: int = 16
     """Its chains per example."""
     seed: int = 0
@@ -93,6 +100,9 @@ class Compare:
     """Sample sizes K of the importance-weighted bounds."""
     max_examples: int | None = None
     """Use only the first so many test examples."""
+    memory: str | None = None
+    """What the decoder's activations may take while bounds are computed, as in 64MiB or 2GiB (default: 8MiB on a CPU,
+    512MiB elsewhere)."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import pytest
 
 from gpvae_jax import cli, commands, compare, progress, runs, train
 from gpvae_jax.commands import training
-from gpvae_jax.evaluate import slow
+from gpvae_jax.evaluate import kept, slow
 from gpvae_jax.methods import METHODS
 from tests.cases import assert_close
 from tests.test_config import GREY
@@ -239,6 +239,7 @@ def test_slow_estimators_go_on_where_they_stopped(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(slow, "BATCH", 3)
+    monkeypatch.setattr(kept, "SECONDS", 0.0)
     folder = tmp_path / "run"
     assert gpvae(capsys, "train", "--data", data, "--out", str(folder), "--method", "gpvae", *SMALL)[0] == 0
     ask = ["evaluate", str(folder), "--num-samples", "50", "--slow-examples", "5", "--temperatures", "10"]
@@ -269,8 +270,87 @@ def test_slow_estimators_go_on_where_they_stopped(
     assert again["ais"] == results["ais"]
     assert again["gaps"] == results["gaps"]
 
+    # and one that was killed in the middle of its second batch
+    states: list[dict[str, np.ndarray]] = []
+    monkeypatch.setattr(kept.Half, "save", lambda half, state: states.append(state | {"settings": half.settings}))
+    np.savez(folder / "ais.npz", **first)
+    assert gpvae(capsys, *ask, "--chains", "2", "--estimators", "ais")[0] == 0
+    np.savez(folder / "ais.npz", **first)
+    np.savez(folder / "ais-unfinished.npz", **states[-1])
+    assert gpvae(capsys, *ask, "--chains", "2", "--estimators", "ais")[0] == 0
+    assert len(states) == 3  # it had 25 + 10 transitions of the pilot and 10 of the run: two calls and one, and no more
+    assert not (folder / "ais-unfinished.npz").exists()
+    with np.load(folder / "ais.npz") as stored:
+        for name in stored.files:
+            np.testing.assert_array_equal(stored[name], whole[name])
+
     status, _, error = gpvae(capsys, "evaluate", str(folder), "--estimators", "iwea")
     assert (status, "did you mean 'iwae'" in error) == (1, True)
+
+
+def test_both_splits_and_the_bracket(capsys: pytest.CaptureFixture[str], tmp_path: Path, data: str) -> None:
+    folder = tmp_path / "run"
+    assert gpvae(capsys, "train", "--data", data, "--out", str(folder), "--method", "iaf", *SMALL)[0] == 0
+    small = ["--num-samples", "50", "--slow-examples", "6", "--temperatures", "10", "--chains", "2"]
+    ask = ["evaluate", str(folder), *small, "--max-examples", "6"]
+    assert gpvae(capsys, *ask, "--estimators", "iwae", "gaps", "bdmc", "--schedule", "linear")[0] == 0
+    results = json.loads((folder / "results.json").read_text())
+    assert results["bdmc"]["width"]["mean"] == pytest.approx(
+        results["bdmc"]["upper"]["mean"] - results["bdmc"]["lower"]["mean"]
+    )
+    assert set(results["gaps"]) > {"diagonal", "full", "own"}
+    assert (folder / "gaps.png").read_bytes().startswith(b"\x89PNG")
+    status, out, _ = gpvae(capsys, *ask, "--split", "train", "--estimators", "iwae", "gaps", "--memory", "1MiB")
+    assert (status, "train less test" in out, "diagonal inference" in out) == (0, True, True)
+    assert json.loads((folder / "train.json").read_text())["train"]["elbo"]["mean"] < 0
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--num-samples", "0"], "--num-samples must be at least 1, got 0"),
+        (["--max-examples", "0"], "at least 1 example, got 0"),
+        (["--estimators", "ais", "--temperatures", "0"], "--temperatures must be at least 1, got 0"),
+        (["--estimators", "bdmc", "--chains", "0"], "--chains must be at least 1, got 0"),
+        (["--estimators", "gaps", "--slow-examples", "0"], "--slow-examples must be at least 1, got 0"),
+        (["--estimators", "ais", "--schedule", "sigmoidal"], "did you mean 'sigmoid'?"),
+        (["--memory", "64"], "written as 512KiB, 64MiB or 2GiB, got '64'"),
+        (["--memory", "0.1KiB"], "too small"),
+        (["--estimators", "uncertainty", "--split", "train"], "does not know the split 'train'"),
+    ],
+)
+def test_degenerate_evaluations_are_one_sentence(
+    capsys: pytest.CaptureFixture[str], untrained: Path, options: list[str], sentence: str
+) -> None:
+    before = sorted(untrained.rglob("*"))
+    status, _, error = gpvae(capsys, "evaluate", str(untrained), *options)
+    assert status == 1
+    assert sentence in error
+    assert error.count("\n") == 1
+    assert sorted(untrained.rglob("*")) == before  # nothing was written
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "vae"
+    path = folder.parent / "own.npz"
+    np.savez(path, train=GREY[:40], validation=GREY[40:50], test=GREY[50:])
+    assert cli.main(["train", "--data", str(path), "--out", str(folder), *SMALL[:-1], "1"]) == 0
+    return folder
+
+
+def test_a_run_without_test_examples_says_so(
+    capsys: pytest.CaptureFixture[str], untrained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_run = runs.open_run
+
+    def without(folder: Path) -> runs.Run:
+        run = open_run(folder)
+        return run._replace(setup=run.setup._replace(dataset=run.setup.dataset._replace(test=GREY[:0])))
+
+    monkeypatch.setattr(runs, "open_run", without)
+    status, _, error = gpvae(capsys, "evaluate", str(untrained))
+    assert (status, "has no test examples" in error) == (1, True)
 
 
 def test_settings_are_chosen_on_the_validation_split(

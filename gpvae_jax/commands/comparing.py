@@ -13,6 +13,7 @@ from gpvae_jax import build, cli, compare, runs
 from gpvae_jax.commands.training import progress_text
 from gpvae_jax.config import Config
 from gpvae_jax.data import Dataset
+from gpvae_jax.evaluate.memory import optional_memory
 from gpvae_jax.evaluate.run import SPLITS, evaluate_run
 from gpvae_jax.methods import METHODS
 from gpvae_jax.progress import STEPS, bars, console, say
@@ -22,6 +23,7 @@ from gpvae_jax.report import table
 def compare_command(command: cli.Compare) -> None:
     """Train what is not yet trained, evaluate what is not yet evaluated, and write the report."""
     wanted = compare.configs(command.run, command.methods or tuple(METHODS), command.out)
+    memory = optional_memory(command.memory)
     data = runs.load_data(command.run)
     wanted = {label: build.build(settings, data).config for label, settings in wanted.items()}  # all checked first
     compared = {}
@@ -35,6 +37,7 @@ def compare_command(command: cli.Compare) -> None:
                 data,
                 num_samples=command.num_samples,
                 max_examples=command.max_examples,
+                memory=memory,
                 step=step,
             )
         progress.update(task, text="timing inference and writing the report")
@@ -73,6 +76,7 @@ def finish_run(
     num_samples: tuple[int, ...],
     max_examples: int | None,
     split: str = "test",
+    memory: int | None = None,
     step: Callable[[float, str], None] = lambda done, text: None,
 ) -> runs.Run:
     """A trained and evaluated run in its folder, doing only what is still missing."""
@@ -88,6 +92,7 @@ def finish_run(
             num_samples=num_samples,
             max_examples=max_examples,
             split=split,
+            memory=memory,
             progress=lambda done: step(0.8 + 0.2 * done / count, "evaluating"),
         )
     step(1.0, "done")

@@ -5,7 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from gpvae_jax import runs
 from gpvae_jax.evaluate.importance import importance_bounds
@@ -16,7 +18,12 @@ from gpvae_jax.report import estimate
 from gpvae_jax.types import Params
 
 TRUSTED_K = 0.7  # largest Pareto k̂ at which an importance estimate can be relied on (Vehtari et al. 2024)
-SPLITS = {"test": "results.json", "validation": "validation.json"}  # split -> the file of its summary
+SPLITS = {  # split -> the file of its summary
+    "test": "results.json",
+    "validation": "validation.json",
+    "train": "train.json",
+}
+UNSUMMED = ("pareto_k", "standard_error")  # of test.npz, what has no mean worth telling
 LATENCY_BATCH = 128  # the papers' batch for inference times
 
 
@@ -25,6 +32,7 @@ def evaluate_run(
     *,
     num_samples: tuple[int, ...],
     max_examples: int | None = None,
+    memory: int | None = None,
     seed: int = 0,
     split: str = "test",
     progress: Callable[[int], None] = lambda done: None,
@@ -32,23 +40,22 @@ def evaluate_run(
     """Bounds per example and per seed, and the latency of inference.
 
     Writes `results.json` (means and standard errors, nats per example) and `test.npz` (arrays [R, N] for R seeds
-    and N test examples) into the run folder, and returns what results.json holds. split: "test", or "validation", on
-    which settings are chosen, with files `validation.json` and `validation.npz`. Raises ValueError on another.
+    and N test examples) into the run folder, and returns what results.json holds. split: "test"; "validation", on
+    which settings are chosen; or "train", for the generalisation gap; with files called after it. memory: bytes, as
+    for `importance_bounds`. Raises ValueError on another split, or where there are no examples.
     """
-    if split not in SPLITS:
-        raise ValueError(unknown("split", split, SPLITS))
     setup, each = run.setup, params_by_seed(run)
-    raw = getattr(setup.dataset, split)[:max_examples]
+    x = split_examples(run, split, max_examples, seed)
     values = [
         importance_bounds(
             setup.method,
             setup.model,
             params,
-            raw,
+            x,
             jax.random.key(seed),
-            observe=setup.observation.evaluate,
             num_samples=num_samples,
-            progress=functools.partial(_shifted, progress, number * len(raw)),
+            memory=memory,
+            progress=functools.partial(_shifted, progress, number * len(x)),
         )
         for number, params in enumerate(each)
     ]
@@ -61,10 +68,10 @@ def evaluate_run(
         "binarization": setup.config.data.binarization,
         "binarization_seed": setup.config.data.binarization_seed,
         "num_samples": num_samples,
-        "num_examples": len(raw),
+        "num_examples": len(x),
         "num_seeds": len(each),
         "seed": seed,
-        split: {name: summary(value) for name, value in arrays.items() if name != "pareto_k"},
+        split: {name: summary(value) for name, value in arrays.items() if name not in UNSUMMED},
         "untrusted": untrusted(arrays["pareto_k"]),
         "latency_batch": min(LATENCY_BATCH, len(setup.dataset.test)),
         "latency_ms": measure({"inference": call})["inference"]._asdict(),
@@ -74,6 +81,25 @@ def evaluate_run(
     runs.write_npz(run.folder / f"{split}.npz", arrays)
     runs.write_json(run.folder / SPLITS[split], results)
     return results
+
+
+def split_examples(run: runs.Run, split: str, count: int | None, seed: int) -> Float[np.ndarray, "N *D"]:
+    """The first examples of a split as the likelihood sees them; dynamic draws of training images are `seed`'s.
+
+    Raises ValueError on an unknown split, and where it has no examples or none are asked for.
+    """
+    if split not in SPLITS:
+        raise ValueError(unknown("split", split, SPLITS))
+    setup = run.setup
+    raw = setup.data.train if split == "train" else getattr(setup.dataset, split)
+    if len(raw) == 0:
+        raise ValueError(f"'{setup.dataset.name}' has no {split} examples to evaluate on; give data that have some.")
+    if count is not None and count < 1:
+        raise ValueError(f"An evaluation needs at least 1 example, got {count}.")
+    raw = jnp.asarray(raw[:count])
+    if split != "train":
+        return np.asarray(setup.observation.evaluate(raw))
+    return np.asarray(setup.observation.train(jax.random.key(seed), raw))
 
 
 def _shifted(progress: Callable[[int], None], start: int, done: int) -> None:
