@@ -14,10 +14,12 @@ import numpy as np
 
 from gpvae_jax import config, plots, runs
 from gpvae_jax.evaluate.latency import Latency, measure
-from gpvae_jax.evaluate.paired import holm, paired, verdict
+from gpvae_jax.evaluate.paired import Verdict, holm, paired, verdict
 from gpvae_jax.evaluate.run import LATENCY_BATCH, latency_call, params_by_seed
 from gpvae_jax.likelihoods import bits_per_dim
 from gpvae_jax.report import CompareRow, Estimate, Picture, estimate, table, write_report
+from gpvae_jax.report.rows import BELOW, BEST, TIED
+from gpvae_jax.report.table import escape_latex
 from gpvae_jax.types import Params
 
 SHOWN = 12  # examples in a row of pictures
@@ -85,7 +87,7 @@ def rows(compared: dict[str, runs.Run]) -> list[CompareRow]:
     first, *others = bounds
     gains = {name: paired(bounds[first], bounds[name]) for name in others}
     p_values = dict(zip(others, holm([gain.p_value for gain in gains.values()]), strict=True))
-    timings = latencies(compared)
+    timings, found = latencies(compared), verdict(bounds)
     made: list[CompareRow] = []
     for name, run in compared.items():
         results = json.loads((run.folder / "results.json").read_text())
@@ -111,9 +113,16 @@ def rows(compared: dict[str, runs.Run]) -> list[CompareRow]:
                 bits_per_dim=estimate(bits_per_dim(bound, run.setup.model.data_shape)) if discrete else None,
                 best_epoch=int(np.median(epochs[-1]["best_epoch"])) if epochs else None,
                 latency_batch=results["latency_batch"],
+                verdict=_verdict_of(name, found) if others else None,
             )
         )
     return made
+
+
+def _verdict_of(name: str, found: Verdict) -> str:
+    if name == found.best:
+        return TIED if found.tied else BEST
+    return TIED if name in found.tied else BELOW
 
 
 def test_values(run: runs.Run) -> dict[str, np.ndarray]:
@@ -205,7 +214,8 @@ def report(folder: Path, compared: dict[str, runs.Run], command: str) -> tuple[l
     )
     runs.write_text(folder / "table.md", table(made, "markdown") + f"\n{conclusion(compared)}\n")
     runs.write_text(folder / "table.csv", table(made, "csv"))
-    runs.write_text(folder / "table.tex", table(made, "latex"))
+    below = f"\\par\\medskip{{\\footnotesize {escape_latex(conclusion(compared))}}}\n"
+    runs.write_text(folder / "table.tex", table(made, "latex") + below)
     return made, path
 
 

@@ -324,3 +324,35 @@ def test_a_failure_leaves_what_was_there_and_nothing_partial(tmp_path, monkeypat
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
         write(tmp_path / "nowhere" / "report.html")
+
+
+# ---- what is marked
+
+
+def test_a_significant_winner_is_bold_in_every_format():
+    rows = [row(verdict="below"), row("savi", 1.0, difference=Estimate(1.0, 0.1), verdict="best")]
+    assert "| **−22.25** ± 0.19 |" in table(rows, "markdown")
+    assert table(rows, "markdown").count("**") == 2
+    assert r"\textbf{$-$22.25} $\pm$ 0.19" in table(rows, "latex")
+    assert "<strong>−22.25</strong>" in make_page(rows)
+    assert "In bold: significantly above" in make_page(rows)
+    verdicts = [line["verdict"] for line in csv.DictReader(io.StringIO(table(rows, "csv")))]
+    assert verdicts == ["below", "best"]
+
+
+def test_a_tie_has_no_winner():
+    tie = "no significant difference"
+    rows = [row(verdict=tie), row("savi", 0.01, difference=Estimate(0.01, 0.1), verdict=tie)]
+    assert "**" not in table(rows, "markdown")
+    assert "textbf" not in table(rows, "latex")
+    assert "<strong>" not in make_page(rows)
+    assert table(rows, "csv").count(tie) == 2
+
+
+def test_bounds_that_cannot_be_trusted_are_marked():
+    rows = [row(untrusted=0.05), row("savi", 1.0, difference=Estimate(1.0, 0.1), untrusted=0.4)]
+    lines = table(rows, "markdown").splitlines()
+    assert [line.count("†") for line in lines] == [0, 0, 0, 2]
+    assert "$\\dagger$" in table(rows, "latex")
+    assert "more samples would still" in make_page(rows)
+    assert "†" not in make_page([row(untrusted=0.05)])

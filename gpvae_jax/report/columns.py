@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from gpvae_jax.report.rows import CompareRow, Estimate, check_rows
+from gpvae_jax.report.rows import BEST, CompareRow, Estimate, check_rows
 
 _METHOD = "How the posterior q(z|x) of an example's latents z is found."
 _PARAMETERS = "Trainable numbers, those of the decoder included."
@@ -26,6 +26,12 @@ _UNTRUSTED = (
     " In brackets, the share of the examples whose weights have so heavy a tail (Pareto k̂ above 0.7) that the bound is "
     "far from its limit, and neither it nor this number can be relied on."
 )
+MARKED = 0.1  # share of untrusted examples above which a bound is marked with †
+_DAGGER = (
+    " † More than a tenth of the examples have a Pareto k̂ above 0.7: a lower bound that more samples would still "
+    "raise, not an estimate of log p(x)."
+)
+_BOLD = " In bold: significantly above every other method."
 _DIFFERENCE = (
     "The method's IWAE-{count} less that of {first}, example by example on the same test examples. Above zero is "
     "better; less than about two standard errors from zero may be chance."
@@ -52,6 +58,7 @@ class Column(NamedTuple):
     texts: list[str]  # the value
     asides: list[str]  # what stands beside it: "± standard error", "(times the first method)", or nothing
     numbers: dict[str, list[Any]]  # the same unrounded, under the names it has in CSV
+    bold: tuple[int, ...] = ()  # rows whose value is set in bold: the significant winner
 
 
 def columns(rows: Sequence[CompareRow]) -> list[Column]:
@@ -114,14 +121,35 @@ def _bounds(rows: Sequence[CompareRow]) -> list[Column]:
     smallest, *larger = sorted(rows[0].iwae)
     meanings = {smallest: _IWAE.format(count=f"{smallest:,}")}
     meanings |= {count: f"The same from {count:,} samples, tighter still. Higher is better." for count in larger}
+    if any(_untrusted(row) for row in rows):
+        meanings = {count: text + _DAGGER for count, text in meanings.items()}
     elbo = _ELBO.format(count=f"{rows[0].num_examples:,}")
+    bounds = [
+        _estimates(f"IWAE-{count}", f"IWAE\n{count}", f"iwae_{count}", text, [row.iwae[count] for row in rows])
+        for count, text in meanings.items()
+    ]
+    daggers = [" †" if _untrusted(row) else "" for row in rows]
+    bounds = [c._replace(asides=[a + d for a, d in zip(c.asides, daggers, strict=True)]) for c in bounds]
     return [
         _estimates("ELBO", "ELBO", "elbo", elbo, [row.elbo for row in rows]),
-        *(
-            _estimates(f"IWAE-{count}", f"IWAE\n{count}", f"iwae_{count}", text, [row.iwae[count] for row in rows])
-            for count, text in meanings.items()
-        ),
+        *bounds[:-1],
+        _with_verdict(bounds[-1], rows),
     ]
+
+
+def _untrusted(row: CompareRow) -> bool:
+    return row.untrusted is not None and row.untrusted > MARKED
+
+
+def _with_verdict(column: Column, rows: Sequence[CompareRow]) -> Column:
+    """The bound that decides, with the significant winner in bold; in CSV every row's verdict."""
+    if all(row.verdict is None for row in rows):
+        return column
+    bold = tuple(i for i, row in enumerate(rows) if row.verdict == BEST)
+    meaning = column.meaning + (_BOLD if bold else "")
+    return column._replace(
+        meaning=meaning, bold=bold, numbers=column.numbers | {"verdict": [row.verdict for row in rows]}
+    )
 
 
 def _epochs(rows: Sequence[CompareRow]) -> Column:

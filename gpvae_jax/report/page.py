@@ -139,7 +139,7 @@ def _table(shown: Sequence[Column], num_examples: int) -> str:
     head = "".join(f'<th scope="col">{escape(column.title)}</th>' for column in shown)
     body = []
     for index in range(len(shown[0].texts)):
-        name, *cells = [_cell(column.texts[index], column.asides[index]) for column in shown]
+        name, *cells = [_cell(c.texts[index], c.asides[index], index in c.bold) for c in shown]
         body.append(f'<tr><th scope="row">{name}</th>' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     caption = f"Bounds in nats per example, ± standard error over {num_examples:,} test examples."
     return (
@@ -149,8 +149,9 @@ def _table(shown: Sequence[Column], num_examples: int) -> str:
     )
 
 
-def _cell(text: str, aside: str) -> str:
-    return escape(text) + (f' <span class="aside">{escape(aside)}</span>' if aside else "")
+def _cell(text: str, aside: str, bold: bool) -> str:
+    value = f"<strong>{escape(text)}</strong>" if bold else escape(text)
+    return value + (f' <span class="aside">{escape(aside)}</span>' if aside else "")
 
 
 def _figure(picture: Picture) -> str:

@@ -14,6 +14,10 @@ class Estimate(NamedTuple):
     se: float
 
 
+# significantly above all others; the highest, or not significantly below it, of several; significantly below
+VERDICTS = BEST, TIED, BELOW = ("best", "no significant difference", "below")
+
+
 class CompareRow(NamedTuple):
     """What a comparison knows of one method. Bounds are in nats per example; a plain (mean, se) is an estimate too.
 
@@ -37,6 +41,7 @@ class CompareRow(NamedTuple):
     untrusted: float | None = None  # share of the examples with a Pareto k̂ above 0.7 at the largest K
     best_epoch: int | None = None  # the epoch whose parameters were evaluated
     latency_batch: int = 128  # examples in the batch that was timed
+    verdict: str | None = None  # by the IWAE of the largest K: one of VERDICTS; None where nothing was compared
 
 
 def estimate(values: np.ndarray) -> Estimate:

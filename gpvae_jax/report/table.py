@@ -40,8 +40,7 @@ def table(rows: Sequence[CompareRow], format: str) -> "str | Table":
 
 def _markdown(rows: Sequence[CompareRow]) -> str:
     shown = columns(rows)
-    cells = [[f"{text} {aside}".strip() for text, aside in zip(c.texts, c.asides, strict=True)] for c in shown]
-    lines = [[column.title for column in shown], *zip(*cells, strict=True)]
+    lines = [[column.title for column in shown], *zip(*(_cells(c, "**{}**") for c in shown), strict=True)]
     text = ["| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in line) + " |" for line in lines]
     return "\n".join([text[0], "|:---|" + "---:|" * (len(shown) - 1), *text[1:]]) + "\n"
 
@@ -62,18 +61,27 @@ _LATEX = {
     "–": "--",
     "×": r"$\times$",
     "∞": r"$\infty$",
+    "†": r"$\dagger$",
     "<": "$<$",
 } | {character: f"\\{character}" for character in "&%$#_{}"}
+_ESCAPES = str.maketrans(dict(_LATEX))
+
+
+def escape_latex(text: str) -> str:
+    """Text as LaTeX shows it."""
+    return text.translate(_ESCAPES)
+
+
+def _cells(column: Column, bold: str, escape: Callable[[str], str] = str) -> list[str]:
+    """Value and what stands beside it; values in bold are put into the pattern `bold`."""
+    texts = [bold.format(escape(t)) if i in column.bold else escape(t) for i, t in enumerate(column.texts)]
+    return [f"{text} {escape(aside)}".strip() for text, aside in zip(texts, column.asides, strict=True)]
 
 
 def _latex(rows: Sequence[CompareRow]) -> str:
     shown = columns(rows)
-    cells = [[f"{text} {aside}".strip() for text, aside in zip(c.texts, c.asides, strict=True)] for c in shown]
-    escape = str.maketrans(_LATEX)
-    head, *body = [
-        " & ".join(cell.translate(escape) for cell in line) + r" \\"
-        for line in [[column.title for column in shown], *zip(*cells, strict=True)]
-    ]
+    cells = [[escape_latex(c.title), *_cells(c, r"\textbf{{{}}}", escape_latex)] for c in shown]
+    head, *body = [" & ".join(line) + r" \\" for line in zip(*cells, strict=True)]
     start = r"\begin{tabular}{l" + "r" * (len(shown) - 1) + "}"
     return "\n".join([start, r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
@@ -99,7 +107,12 @@ def _rich(rows: Sequence[CompareRow]) -> "Table":
         side: Literal["left", "right"] = "left" if column is shown[0] else "right"
         result.add_column(Text(column.short), justify=side, vertical="top", overflow="fold")
     for index in range(len(rows)):
-        result.add_row(*(Text(f"{column.texts[index]}\n{column.asides[index]}".rstrip()) for column in shown))
+        result.add_row(
+            *(
+                Text(f"{c.texts[index]}\n{c.asides[index]}".rstrip(), style="bold" if index in c.bold else "")
+                for c in shown
+            )
+        )
     return result
 
 
