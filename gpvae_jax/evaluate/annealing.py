@@ -111,6 +111,23 @@ def _anneal(
     return used, chains
 
 
+def transitions_alone(
+    model: LatentModel,
+    theta: PyTree,
+    x: Float[Array, "B *D"],
+    z: Float[Array, "C B Z"],
+    schedule: Float[np.ndarray, " T1"],
+    num_leapfrog: int,
+) -> Callable[[], Chains]:
+    """The compiled call that annealing repeats, for T ≤ CHUNK temperatures from the prior: to be timed."""
+    constants = (theta, x, None)
+    chains = _first(model, *constants, z)
+    temperatures = np.stack([schedule[:-1], schedule[1:]], axis=1).astype(z.dtype)
+    log_steps = jnp.full((len(temperatures), z.shape[1]), math.log(FIRST_STEP), z.dtype)
+    index, key = np.arange(len(temperatures)), jax.random.key(0)
+    return lambda: _transitions(model, num_leapfrog, None, constants, chains, temperatures, log_steps, index, key)[0]
+
+
 @partial(jax.jit, static_argnums=0)
 def _first(model: LatentModel, theta: PyTree, x: Array, start: Any, z: Float[Array, "C B Z"]) -> Chains:
     nothing = jnp.zeros(z.shape[:2], z.dtype)
