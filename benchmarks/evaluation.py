@@ -11,24 +11,24 @@ gradient to the latents counts as two passes of the decoder.
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float
 
 from benchmarks import harness
 from benchmarks.cases import LATENTS, ROUND, Case, case, images
 from benchmarks.harness import Competitor, Staged
 from benchmarks.operations import Cost
 from benchmarks.records import Line
-from gpvae_jax.bounds import Importance, importance, log_weights
-from gpvae_jax.evaluate.ais import CHUNK, ais, sigmoid_schedule
-from gpvae_jax.evaluate.importance import ROWS as CHUNK_ROWS
-from gpvae_jax.evaluate.importance import ROWS_ELSEWHERE
+from gpvae_jax.evaluate.ais import ais, sigmoid_schedule
+from gpvae_jax.evaluate.annealing import CHUNK
+from gpvae_jax.evaluate.importance import bounds_of_batch
+from gpvae_jax.evaluate.memory import tile
 from gpvae_jax.gaussians.per_example import optimize
-from gpvae_jax.types import Params
 
 LEAST = 3  # readings of each row
 ROWS = 1024  # decoder rows in a bare product
@@ -67,19 +67,12 @@ def products_only(operations: float) -> Cost:
 
 
 def iwae_bound(one: Case, samples: int, batch: int) -> Staged:
-    """IWAE-S of a batch, in the chunks that `importance_bounds` takes: what it compiles once in every call."""
-    chunk = min(samples, max(1, CHUNK_ROWS.get(jax.default_backend(), ROWS_ELSEWHERE) // batch))
-
-    def bound(params: Params, key: PRNGKeyArray, x: Float[Array, "B *D"]) -> Importance:
-        key_posterior, key_z = jax.random.split(key)
-        q, _ = one.method.posterior(params, key_posterior, x)
-
-        def draw(key: PRNGKeyArray, number: int) -> Float[Array, "S B"]:
-            return log_weights(one.model, params.model, q, key, x, number)
-
-        return importance(draw, key_z, samples, chunk)
-
-    return harness.stage(bound, one.params, jax.random.key(0), images(batch))
+    """IWAE-S of a batch, in the chunks that `importance_bounds` takes."""
+    _, chunk = tile(one.model, one.params.model, batch, samples, None)
+    bound = partial(
+        bounds_of_batch, method=one.method, model=one.model, observe=jnp.asarray, num_samples=(samples,), chunk=chunk
+    )
+    return harness.stage(bound, one.params, jax.random.split(jax.random.key(0), batch), images(batch))
 
 
 def iwae(one: Case, command: Settings) -> tuple[Callable[[], Any], int, int]:

@@ -40,36 +40,52 @@ def importance_bounds(
             f"importance_bounds needs examples and sample sizes of at least 1, got {len(raw)} examples and "
             f"num_samples={tuple(num_samples)}."
         )
-    largest = max(num_samples)
-    examples, samples = tile(model, params.model, len(raw), largest, memory)
-
-    @jax.jit
-    def of_batch(params: Params, keys: PRNGKeyArray, raw: Array) -> dict[str, Array]:
-        def one(key: PRNGKeyArray, x: Float[Array, "*D"]) -> dict[int, Importance]:
-            key_posterior, key_z = jax.random.split(key)
-            q, _ = method.posterior(params, key_posterior, x[None])
-            return {
-                count: importance(
-                    partial(log_weights_from, model, params.model, q, jax.random.fold_in(key_z, count), x[None]),
-                    count,
-                    min(samples, count),
-                )
-                for count in num_samples
-            }
-
-        found = jax.tree.map(lambda leaf: leaf[:, 0], jax.vmap(one)(keys, observe(raw)))
-        of_largest = {name: getattr(found[largest], name) for name in Importance._fields if name != "iwae"}
-        return {f"iwae_{count}": found[count].iwae for count in num_samples} | of_largest
-
+    counts = tuple(num_samples)
+    examples, samples = tile(model, params.model, len(raw), max(counts), memory)
     collected = []
     for start in range(0, len(raw), examples):
         rows = np.arange(start, start + examples) % len(raw)  # the last batch is filled up, and cut below
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, rows)
-        collected.append(jax.device_get(of_batch(params, keys, raw[rows])))
+        found = bounds_of_batch(
+            params, keys, raw[rows], method=method, model=model, observe=observe, num_samples=counts, chunk=samples
+        )
+        collected.append(jax.device_get(found))
         progress(min(start + examples, len(raw)))
     arrays = {name: np.concatenate([c[name] for c in collected])[: len(raw)] for name in collected[0]}
     _check_finite(arrays)
     return arrays
+
+
+@partial(jax.jit, static_argnames=("method", "model", "observe", "num_samples", "chunk"))
+def bounds_of_batch(
+    params: Params,
+    keys: PRNGKeyArray,
+    raw: Array,
+    *,
+    method: InferenceMethod,
+    model: LatentModel,
+    observe: Callable[[Array], Float[Array, "B *D"]],
+    num_samples: tuple[int, ...],
+    chunk: int,
+) -> dict[str, Array]:
+    """What `importance_bounds` gives, of one batch raw[B, *D] with a key each, `chunk` samples at a time."""
+    largest = max(num_samples)
+
+    def one(key: PRNGKeyArray, x: Float[Array, "*D"]) -> dict[int, Importance]:
+        key_posterior, key_z = jax.random.split(key)
+        q, _ = method.posterior(params, key_posterior, x[None])
+        return {
+            count: importance(
+                partial(log_weights_from, model, params.model, q, jax.random.fold_in(key_z, count), x[None]),
+                count,
+                min(chunk, count),
+            )
+            for count in num_samples
+        }
+
+    found = jax.tree.map(lambda leaf: leaf[:, 0], jax.vmap(one)(keys, observe(raw)))
+    of_largest = {name: getattr(found[largest], name) for name in Importance._fields if name != "iwae"}
+    return {f"iwae_{count}": found[count].iwae for count in num_samples} | of_largest
 
 
 def log_weights_from(
