@@ -3,14 +3,14 @@
     python -m experiments.selective_refinement runs/difficulty_gaussian/over-the-vae-held-out-images-unit-features
 
 Every test image of a GPVAE run is refined by SAVI or SVI steps from its own posterior (no parameter changes; SAVI's
-step size is the best of a few on validation images), and the ELBO before and after measured on 500 draws. A rule then puts
-the images in order, and the mean bound is drawn against the share of them refined, to which the compute spent is
-proportional: the GP's uncertainty, the posterior's variance, the reconstruction error and the negative ELBO (which both
-cost a decoder pass), against chance and an oracle that knows each image's gain. Efficiency is the area above chance as
-a share of the oracle's. Every seed; the figure shows the first. calibration.png, where the run's optima-diagonal.npz is
-there (`gpvae evaluate --estimators uncertainty`): the mean amortization gap by quantile of each score. About a minute
-per seed on one CPU core for 8 SAVI steps and 1,000 images. Writes experiments/results/selective_refinement.json and
-.png, and calibration.png.
+step size is the best of a few on validation images), and the ELBO before and after measured on 500 draws. A rule then
+puts the images in order, and the mean bound is drawn against the share of them refined, to which the compute spent is
+proportional: the GP's uncertainty, the posterior's variance, the reconstruction error and the negative ELBO (which
+both cost a decoder pass), against chance and an oracle that knows each image's gain. Efficiency is the area above
+chance as a share of the oracle's. Every seed; the figure shows the first. calibration.png, where the run's
+optima-diagonal.npz is there (`gpvae evaluate --estimators uncertainty`): the mean amortization gap by quantile of each
+score. About a minute per seed on one CPU core for 8 SAVI steps and 1,000 images. Writes
+experiments/results/selective_refinement.json and .png, and calibration.png.
 """
 
 import dataclasses

@@ -36,11 +36,11 @@ def test_an_epoch_takes_its_own_result(name: str) -> None:
 def test_annealing_compiles_a_pilot_and_a_run() -> None:
     model, method = cases.CASES["vae"]()
     theta = method.init(jax.random.key(0), X).model
-    before = ais._transitions._cache_size()
-    schedule = ais.linear_schedule(ais.CHUNK)
+    before = annealing._transitions._cache_size()
+    schedule = ais.linear_schedule(annealing.CHUNK)
     for x in (X, 1 - X):
         ais.ais(model, theta, x, jax.random.key(1), schedule=schedule, num_chains=3, num_leapfrog=2)
-    assert ais._transitions._cache_size() == before + 2
+    assert annealing._transitions._cache_size() == before + 2
 
 
 def test_importance_sampling_traces_once_however_many_batches() -> None:
@@ -52,5 +52,7 @@ def test_importance_sampling_traces_once_however_many_batches() -> None:
         return method.posterior(*arguments)
 
     params, counted = method.init(jax.random.key(0), X), method._replace(posterior=posterior)
-    importance_bounds(counted, model, params, cases.X, jax.random.key(1), num_samples=(3,), batch_size=2)
+    memory = 3 * BLOCK * row_bytes(model, params.model)  # three examples at once, of five
+    for _ in range(2):
+        importance_bounds(counted, model, params, cases.X, jax.random.key(1), num_samples=(3,), memory=memory)
     assert len(traces) == 1
