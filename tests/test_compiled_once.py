@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from gpvae_jax.evaluate import ais
+from gpvae_jax.evaluate import ais, annealing
 from gpvae_jax.evaluate.importance import importance_bounds
+from gpvae_jax.evaluate.memory import BLOCK, row_bytes
 from gpvae_jax.observation import Observation
 from gpvae_jax.train import TrainingData, trainer
 from tests import cases
