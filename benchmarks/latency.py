@@ -54,7 +54,7 @@ def run(command: Settings) -> Iterator[Line]:
                 arguments = (cast(params, dtype), jax.random.key(2), cast(images(batch), dtype))
                 try:
                     competitors[row] = harness.program(CALLS[call](method), *arguments, trips=TRIPS)
-                except TypeError as error:  # linear algebra that has no bfloat16 form
+                except (TypeError, NotImplementedError) as error:  # linear algebra that has no bfloat16 form
                     if dtype == "float32":
                         raise
                     yield harness.unsupported("latency", row, settings, "ms", str(error).partition(" at position")[0])

@@ -67,7 +67,7 @@ def main(command: FrontPage) -> None:
 
     base = fitted(vae(model, encoder))
     mixed, flow = mixture(model, encoder), iaf(model, encoder, width=64)
-    steps = newton(model, encoder, steps=3, curvature="hessian", covariance="full", step_size=1.0, halvings=4)
+    steps = newton(model, encoder, steps=3, curvature="gauss_newton", step_size=1.0, halvings=4, inner_samples=8)
     methods = {
         "one Gaussian (VAE)": (vae(model, encoder), base),
         "mixture of three": (mixed, fitted(mixed, base.model)),

@@ -67,7 +67,7 @@ def test_every_method_is_raced_and_what_has_no_bfloat16_says_so(small: None) -> 
     )  # fmt: skip
     lines = {x.row: x for x in latency.run(settings)}
     assert lines["vae"].median > 0
-    assert lines["vlae"].details["unsupported"] == "cholesky does not accept dtype bfloat16"
+    assert "bfloat16" in lines["vlae"].details["unsupported"]  # in the words of the JAX that is installed
     with tables.console().capture():
         tables.show(lines.values())
 

@@ -60,7 +60,7 @@ def test_several_seeds_train_stop_and_evaluate_each(tmp_path: Path) -> None:
     results = evaluate_run(run, num_samples=(3, 7))
     with np.load(tmp_path / "test.npz") as arrays:
         assert {name: arrays[name].shape for name in arrays.files} == dict.fromkeys(
-            ("iwae_3", "iwae_7", "elbo", "ess", "pareto_k"), (3, 10)
+            ("iwae_3", "iwae_7", "elbo", "standard_error", "ess", "pareto_k"), (3, 10)
         )
         assert results["test"]["elbo"]["mean"] == pytest.approx(arrays["elbo"].mean())
         seeds = arrays["elbo"].mean(axis=1)
