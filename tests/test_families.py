@@ -52,6 +52,7 @@ def test_a_flow_and_reflections_express_the_correlations_a_diagonal_cannot():
     assert np.all(EVIDENCE - np.asarray(own.elbo) < 0.3 * MEAN_FIELD)
 
 
+@pytest.mark.slow
 def test_a_mixture_and_a_scale_mixture_are_no_worse_than_a_gaussian():
     def mixture(count):
         means = jnp.stack([jnp.zeros((count, 3)), jnp.full((count, 3), 0.5)])

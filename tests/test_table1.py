@@ -39,6 +39,7 @@ def named(job: work.Job, title: str) -> Cell:
     return Cell("mnist", "bernoulli", 10, "start" if title == "start" else "row", title)
 
 
+@pytest.mark.slow
 def test_an_interrupted_cell_goes_on_and_a_finished_one_is_skipped(job, monkeypatch):
     def killed(folder, settings, data, step=None):
         def stop(done: float, text: str) -> None:
