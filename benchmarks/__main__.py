@@ -27,6 +27,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "latency_bfloat16": ("--dtypes", "bfloat16", "--batches", "128", "--calls", "sample", "--seconds", "0.3"),
     "training": ("--seconds", "2"),
     "evaluation": ("--seconds", "3"),
+    "annealing": ("--temperatures", "4", "--seconds", "2"),
     "scaling": ("--seconds", "0.3"),
     "seeds": ("--seconds", "1"),
     "memory": (),

@@ -4,7 +4,8 @@ XLA's own count takes the body of a loop once, whatever its length. Here a scan 
 longer branch of a `cond` counts; a `while` has no length of its own, so either the caller knows how often it runs or
 the count is unknown. Matrix products and convolutions are counted exactly, two operations a product (a convolution's
 taps on the padding included, as is the custom); everything else as one for each floating-point number it makes.
-Integers, and thereby random bits, count nothing. It is the mathematics that is counted, not how a platform does it.
+Integers, and thereby random bits, count nothing. What no result depends on is not counted: every compiler leaves it
+out. It is the mathematics that is counted, not how a platform does it.
 """
 
 import math
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.interpreters.partial_eval import dce_jaxpr
 
 
 class Cost(NamedTuple):
@@ -50,10 +52,12 @@ def count(function: Callable[..., Any], *arguments: Any, trips: int | None = Non
 
 def cost_of(jaxpr: Any, trips: int | None = None) -> Cost:
     """The cost of a jaxpr; `trips` as for `count`."""
-    total = Cost()
-    for equation in jaxpr.eqns:
-        total = _sum(total, _equation(equation, trips))
-    return total
+    needed, _ = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    return _cost(needed, trips)
+
+
+def _cost(jaxpr: Any, trips: int | None) -> Cost:
+    return _sum(Cost(), *(_equation(equation, trips) for equation in jaxpr.eqns))
 
 
 def _equation(equation: Any, trips: int | None) -> Cost:
@@ -62,18 +66,18 @@ def _equation(equation: Any, trips: int | None) -> Cost:
         moved = sum(_nbytes(v.aval) for v in (*equation.invars, *equation.outvars))
         return Cost(products=PRODUCTS[name](equation), bytes=moved)
     if name == "scan":
-        return _times(params["length"], cost_of(params["jaxpr"].jaxpr, trips))
+        return _times(params["length"], _cost(params["jaxpr"].jaxpr, trips))
     if name == "while":
-        once = _sum(cost_of(params["body_jaxpr"].jaxpr, trips), cost_of(params["cond_jaxpr"].jaxpr, trips))
+        once = _sum(_cost(params["body_jaxpr"].jaxpr, trips), _cost(params["cond_jaxpr"].jaxpr, trips))
         return _times(math.nan if trips is None else trips, once)
     if name == "cond":
-        branches = [cost_of(branch.jaxpr, trips) for branch in params["branches"]]
+        branches = [_cost(branch.jaxpr, trips) for branch in params["branches"]]
         return max(branches, key=lambda cost: (math.isnan(cost.operations), cost.operations))
     if name in UNCOUNTED:
         return UNKNOWN
     inner = list(_inner(params))
     if inner:
-        return _sum(*(cost_of(jaxpr, trips) for jaxpr in inner))
+        return _sum(*(_cost(jaxpr, trips) for jaxpr in inner))
     made = sum(_floats(v.aval) for v in equation.outvars)
     if name in MOVES or not made:
         return Cost()

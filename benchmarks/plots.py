@@ -34,6 +34,7 @@ def draw(lines: Sequence[Line], folder: Path) -> list[Path]:
 
 def save(figure: "Figure", path: Path) -> Path:
     """Write a figure as PNG, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     runs.write_bytes(path, png(figure))
     return path
 

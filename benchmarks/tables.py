@@ -18,6 +18,8 @@ MEASURED = {
     "of_matmul": ("of matmul", lambda v: f"{100 * v:.0f} %"),
     "of_bandwidth": ("of memory", lambda v: f"{100 * v:.0f} %"),
     "of_decoder": ("of decoder", lambda v: f"{100 * v:.0f} %"),
+    "full_s": ("full size, s", lambda v: f"{v:.0f}"),
+    "share_outside_decoder": ("outside decoder", lambda v: f"{100 * v:.0f} %"),
     "expected": ("expected", lambda v: f"{v:.4g}"),
     "memory_mib": ("scratch MiB", lambda v: f"{v:.1f}"),
     "compiler_mib": ("compiler MiB", lambda v: f"{v:.1f}"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import goals, harness, latency, plots, records, regressions, tables
+from benchmarks import annealing, goals, harness, latency, plots, records, regressions, tables
 from benchmarks.records import Line, Results
 from gpvae_jax.evaluate.latency import interleave
 
@@ -70,6 +70,17 @@ def test_every_method_is_raced_and_what_has_no_bfloat16_says_so(small: None) -> 
     assert "bfloat16" in lines["vlae"].details["unsupported"]  # in the words of the JAX that is installed
     with tables.console().capture():
         tables.show(lines.values())
+
+
+def test_annealing_is_held_against_its_decoder_passes(small: None) -> None:
+    lines = {x.row: x for x in annealing.run(annealing.Settings(temperatures=2, images=2, leapfrog=2, seconds=0.01))}
+    whole, passes = lines["annealing"], lines["its decoder passes"]
+    assert whole.details["full_s"] == pytest.approx(whole.median * 1e-3 * 1000 / 2)
+    assert whole.details["share_outside_decoder"] == pytest.approx(1 - passes.median / whole.median)
+    products = 2 * (20 * 400 + 400 * 400 + 400 * 784)
+    assert passes.details["products"] == pytest.approx(16 * 2 * 2 * 2 * 2 * products)
+    with pytest.raises(ValueError, match="temperatures must be from 1 to"):
+        list(annealing.run(annealing.Settings(temperatures=0)))
 
 
 def test_results_are_read_as_written(tmp_path: Path) -> None:

@@ -41,6 +41,17 @@ def test_integers_cost_nothing_and_the_longer_branch_counts() -> None:
     assert count(either, jnp.ones((4, 4))).products == 2 * 4**3
 
 
+def test_what_no_result_depends_on_is_not_counted() -> None:
+    square = jnp.ones((4, 4))
+
+    def unused(x):
+        inner = jax.jit(lambda x: (x @ square, jnp.exp(x @ x)))
+        return inner(x)[0], jax.lax.scan(lambda c, _: ((c[0] + 1, c[1] @ square), None), (x, x), None, length=9)[0][0]
+
+    assert count(unused, square).products == 2 * 4**3
+    assert count(unused, square).transcendental == 0
+
+
 def test_a_while_is_unknown_unless_its_length_is_given() -> None:
     def doubled(x):
         return jax.lax.while_loop(lambda c: jnp.sum(c) < 1e6, lambda c: c @ x, x)
