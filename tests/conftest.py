@@ -1,8 +1,21 @@
 """Strict arithmetic for every test: silent broadcasting of [S, B] against [B] and silent dtype changes raise."""
 
+import os
+
 import jax
+import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 # compiling is most of what these tests cost, and tiny networks gain nothing from optimised code
 jax.config.update("jax_disable_most_optimizations", True)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compile once for all workers, and for the next run: programs are kept in pytest's cache."""
+    if config.cache is not None and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        folder = str(config.cache.mkdir("compiled"))
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = folder  # for the processes that tests start
+        jax.config.update("jax_compilation_cache_dir", folder)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
