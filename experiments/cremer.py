@@ -11,7 +11,7 @@ flow (two steps around the factorised one), and the encoder's L[q]. From these t
 the amortization gap L[q*] − L[q], in each of the three families; the method's own family is the Gaussian for vae,
 the flow for iaf. Images are binarised once (static), so that training images are the ones trained on. 60 epochs, Adam
 0.001 with a cosine schedule, KL warm-up over 10 epochs, seed 0.
-About 20 minutes per data set on one CPU core; goes on where it stopped. Writes experiments/results/cremer_DATA.json,
+About 10 minutes per data set on one CPU core; goes on where it stopped. Writes experiments/results/cremer_DATA.json,
 .md and .png, and the runs to runs/cremer.
 """
 
@@ -83,7 +83,7 @@ def main(command: Cremer) -> None:
                 found[f"{method}, {split}"] = summaries(_values(run, command, split, update), METHODS[method])
     name = f"cremer_{Path(command.data).stem}"
     table = markdown(found)
-    settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(command).items()}
+    settings = {key: value for key, value in vars(command).items() if not isinstance(value, Path)}
     command.results.mkdir(parents=True, exist_ok=True)
     runs.write_json(
         command.results / f"{name}.json", {"settings": settings, "rows": found, "environment": runs.environment()}
