@@ -128,12 +128,27 @@ class GaussianScaleMixture:
 
     def _log_density(self, z: Float[Array, "S B Z"]) -> Float[Array, "S B Z"]:
         t, weights = scale_nodes(self.std_mean, self.std_variance, self.mean_variance, self.quadrature)
-        variance = self.mean_variance[None] + self._scale(t)
-        exponent = (-0.5 / variance)[:, None] * jnp.square(z - self.mean[None])[None]
-        # log Σ ω exp(…) with the factors before the exponential kept out of it: one logarithm per z, none per node
-        largest = jax.lax.stop_gradient(jnp.max(exponent, axis=0))
-        total = jnp.sum((weights * jax.lax.rsqrt(variance))[:, None] * jnp.exp(exponent - largest[None]), axis=0)
-        return largest + jnp.log(total) - 0.5 * LOG_TWO_PI
+        precision = 1 / (self.mean_variance[None] + self._scale(t))
+        exponent = -0.5 * jnp.square(z - self.mean[None])
+        # the node with the least precision has the largest exponent: with that factor before the sum nothing
+        # overflows and one term is ω √precision, so that there is one logarithm per z and none per node
+        least = jax.lax.stop_gradient(jnp.min(precision, axis=0))
+        total = _over_nodes(weights * jnp.sqrt(precision), precision - least[None], exponent)
+        return exponent * least[None] + jnp.log(total) - 0.5 * LOG_TWO_PI
+
+
+def _over_nodes(
+    front: Float[Array, "K B Z"], rate: Float[Array, "K B Z"], exponent: Float[Array, "S B Z"]
+) -> Float[Array, "S B Z"]:
+    """Σ_k front_k exp(rate_k exponent). On a CPU node by node: in one sum over [K, S, B, Z] the compiler computes the
+    nodes anew for every sample, and takes twice as long for one sample, 35 times as long for 50 (measured)."""
+    if jax.default_backend() != "cpu":
+        return jnp.sum(front[:, None] * jnp.exp(rate[:, None] * exponent[None]), axis=0)
+
+    def add(total: Array, node: tuple[Array, Array]) -> tuple[Array, None]:
+        return total + node[0][None] * jnp.exp(node[1][None] * exponent), None
+
+    return jax.lax.scan(add, jnp.zeros_like(exponent), (front, rate))[0]
 
 
 def _safe_sqrt(x: Array) -> Array:
