@@ -53,7 +53,8 @@ def main(command: Figure5) -> None:
     for m in range(2, COMPONENTS + 1):
         alone = (f"num_components={m}", "refinement=newest", f"cap={command.cap:g}")
         run = _grown(command.folder / f"{m}-alone", command.newest_epochs, stages[-1], alone)
-        stages.append(_grown(command.folder / f"{m}-jointly", command.joint_epochs, run, alone[:1]))
+        jointly = (alone[0], "refinement=joint")
+        stages.append(_grown(command.folder / f"{m}-jointly", command.joint_epochs, run, jointly))
 
     setup = stages[0].setup
     x = setup.observation.evaluate(jnp.asarray(setup.dataset.test[: command.graded]))

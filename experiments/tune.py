@@ -36,7 +36,7 @@ SPACES: dict[str, dict[str, tuple]] = {
         "start_variance": (1e-3, 1e-4, 1e-2),
     },
     "recmix": {
-        "refinement": ("joint", "recursive"),
+        "refinement": ("recursive", "joint"),
         "epsilon": ("amortized", "constant"),
         "initial_epsilon": (0.1, 0.3),
     },

@@ -46,7 +46,7 @@ def component(tree, m):
 @pytest.mark.parametrize("objective", ["joint", *criteria.OBJECTIVES])
 def test_one_component_is_the_vae(objective):
     x, base = jnp.asarray(X), vae(MODEL, ENCODER, num_samples=SAMPLES, analytic_kl=False)
-    settings = {} if objective == "joint" else {"refinement": "recursive", "objective": objective}
+    settings = {"refinement": "joint"} if objective == "joint" else {"refinement": "recursive", "objective": objective}
     method = make(num_components=1, **settings)
     alone, params = jax.jit(base.init)(KEY, x), jax.jit(method.init)(KEY, x)
     assert_close(params.model, alone.model, 0.0)
@@ -149,7 +149,7 @@ def test_greedy_against_the_others_is_the_joint_gradient():
 
 
 def test_joint_is_the_end_to_end_mixture_with_other_weights():
-    recursion = make(epsilon="constant")
+    recursion = make(epsilon="constant", refinement="joint")
     free = mixture(MODEL, ENCODER, weights="constant", num_samples=SAMPLES)
     params = start(epsilon="constant")
     log_alpha = stick_breaking(params.inference["epsilon"]["logit"])

@@ -19,7 +19,7 @@ Scales (`--budget`):
   cpu-long  the same with twice the epochs, 20 and 20: 1.6 times the time.
   gpu  convolutional networks, all images, 10 seeds, up to 60 epochs with patience 15, all test images; only RecMix
        starts from a VAE, as in the paper. Its time is a guess until the first cells are done.
-Everywhere RecMix has all its components from the VAE's encoder, with noise, and refines them together.
+Everywhere RecMix has all its components from the VAE's encoder, with noise.
 
 Expected: the papers report RecMix > mixture > IAF > SAVI > VAE, and GPVAE > VAE everywhere. The page says of every
 table where that is not what came out; docs/gpvae_findings.md and docs/baselines.md say what came out before.

@@ -31,7 +31,7 @@ def recmix(
     cap_on: str = "example",
     entropy_weight: float = 0.5,
     against: str = "earlier",
-    refinement: str = "joint",
+    refinement: str = "recursive",
     epsilon: str = "amortized",
     initial_epsilon: float = 0.1,
     shared_trunk: bool = False,
@@ -44,7 +44,7 @@ def recmix(
     num_components: M, components made by `init`; the other functions read M off the parameters (see `growth`).
     refinement: who is trained on what, all in one step with one set of draws.
       "recursive": component m on its own criterion, ε and θ on L(Q_{M−1}) (paper);
-      "joint": everything on L(Q_{M−1}) (derived);
+      "joint": everything on L(Q_{M−1}) (derived); with amortized ε it leaves components without weight;
       "newest": only the newest component, on its criterion, and its ε, on L(Q_{M−1}); the rest is held (paper:
       how a component is added).
     objective: component m's criterion, for "recursive" and "newest": "bkl", L(q_m) + min(KL(q_m‖Q_{m−1}), cap)
