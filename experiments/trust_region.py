@@ -8,10 +8,11 @@ with the precision P of the GP's mean error as the prior of the step and once wi
 the images, and the share of images that the step made worse. Then, for Gauss–Newton steps with P = 0: of what a second
 step wins, how much is had when only half of the images get it, those with the largest score, as the area above chance
 in units of the oracle's. The ELBO is measured on 200 draws. A few minutes a run on one CPU core. Writes
-experiments/results/trust_region.json.
+experiments/results/trust_region.json; runs measured before stay in it.
 """
 
 import dataclasses
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -68,13 +69,14 @@ def main(command: TrustRegion) -> None:
         if run.setup.config.method != "gpvae":
             raise ValueError(f"A GPVAE run is needed, but {run.folder} is of {run.setup.config.method}.")
         params_by_seed(run)  # so that one that is not trained is told before the others are measured
-    found = {}
+    path = command.results / "trust_region.json"
+    found = json.loads(path.read_text())["runs"] if path.is_file() else {}
     for run in opened:
-        found[_title(run)] = measured = measure(run, command.images)
+        measured = measure(run, command.images)
         console.print(*_tables(_title(run), measured), "")
+        found[_title(run)] = measured | {"images": command.images, "draws": DRAWS, "environment": runs.environment()}
     command.results.mkdir(parents=True, exist_ok=True)
-    about = {"images": command.images, "draws": DRAWS, "environment": runs.environment()}
-    runs.write_json(command.results / "trust_region.json", about | {"runs": found})
+    runs.write_json(path, {"runs": found})
 
 
 def measure(run: runs.Run, images: int) -> dict[str, Any]:
