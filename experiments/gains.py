@@ -78,12 +78,13 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     title = [bound.upper().replace("_", "-") for bound in bounds]
     lines = ["| | " + " | ".join(title) + " | k̂ > 0.7 |", "|---|" + "---:|" * (len(bounds) + 1)]
     for number, row in enumerate(rows):
-        cells = [f"{row[b]['mean']:.2f}" if not number else _gain(row[b]) for b in bounds]
+        cells = [f"{row[b]['mean']:.2f}" if not number else written(row[b]) for b in bounds]
         lines.append(f"| {row['name']} | " + " | ".join(cells) + f" | {100 * row['untrusted']:.0f} % |")
     return "\n".join(lines) + "\n"
 
 
-def _gain(value: dict[str, float]) -> str:
+def written(value: dict[str, float]) -> str:
+    """A gain with its error over images and, in brackets, over seeds."""
     return f"{value['gain']:+.2f} ± {value['se']:.2f} ({value['se_seeds']:.2f})"
 
 

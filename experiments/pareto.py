@@ -7,7 +7,7 @@ Every row of the comparison, its inference time measured anew, interleaved, in u
 share of the first row's amortization gap that its ELBO wins back (against the row "svi", where there is one), ELBO and
 IWAE bound paired per test image, and the Pareto front of each bound: the rows that no other beats in both. Named
 besides: the best row within 1, 2, 3, 5 and 10 times the first one's time. The comparison takes hours on a CPU, this
-a minute. Writes experiments/results/pareto.json and pareto.png.
+a minute. Writes experiments/results/pareto.json, .md and .png.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ import numpy as np
 import tyro
 from rich.table import Table
 
-from experiments.gains import finished, gains
+from experiments.gains import finished, gains, written
 from gpvae_jax import compare, plots, runs
 from gpvae_jax.commands import save_figure, use_compilation_cache
 from gpvae_jax.progress import console, say
@@ -35,7 +35,7 @@ class Pareto:
     folder: tyro.conf.Positional[Path]
     config: Path = Path(__file__).parent / "pareto.json"
     name: str = "pareto"
-    """Of the two files written."""
+    """Of the files written."""
 
 
 def main(command: Pareto) -> None:
@@ -53,6 +53,7 @@ def main(command: Pareto) -> None:
         say(f"within {budget:>3} the first row's time: " + ", ".join(f"{b.upper()} {n}" for b, n in names.items()))
     save_figure(plots.likelihood_against_time(made), RESULTS / f"{command.name}.png")
     found = {"rows": rows, "front": {b: [rows[i]["name"] for i in f] for b, f in fronts.items()}, "best_within": best}
+    runs.write_text(RESULTS / f"{command.name}.md", markdown(rows, fronts))
     first = next(iter(compared.values()))
     found |= {"test_images": made[0].num_examples, "seeds": first.setup.config.train.num_seeds or 1}
     runs.write_json(RESULTS / f"{command.name}.json", found | {"environment": runs.environment()})
@@ -90,15 +91,26 @@ def _best_within(rows: list[dict[str, Any]], budget: float) -> dict[str, str]:
     return {bound: max(within, key=lambda row: row[bound]["mean"])["name"] for bound in ("elbo", "iwae")}
 
 
+def markdown(rows: list[dict[str, Any]], fronts: dict[str, list[int]]) -> str:
+    """The table for a page: gains over the first row, those on a front in bold."""
+    lines = ["| row | time | ELBO gain | share of the gap | IWAE gain |", "|:---|---:|---:|---:|---:|"]
+    for i, row in enumerate(rows):
+        elbo, iwae = (f"**{written(row[b])}**" if i in fronts[b] else written(row[b]) for b in ("elbo", "iwae"))
+        lines.append(f"| {row['name']} | {row['time']:,.1f}× | {elbo} | {_share(row)} | {iwae} |")
+    return "\n".join(lines) + "\n"
+
+
+def _share(row: dict[str, Any]) -> str:
+    return "" if row["share_of_gap"] is None else f"{100 * row['share_of_gap']:.0f} %"
+
+
 def _table(rows: list[dict[str, Any]], fronts: dict[str, list[int]]) -> Table:
     table = Table(
         "row", "time", "ELBO gain", "share of gap", "IWAE gain", "on the front of", title="against the first row"
     )
     for i, row in enumerate(rows):
-        gains = [f"{row[b]['gain']:+.2f} ± {row[b]['se']:.2f} ({row[b]['se_seeds']:.2f})" for b in ("elbo", "iwae")]
-        share = "" if row["share_of_gap"] is None else f"{100 * row['share_of_gap']:.0f} %"
         on = ", ".join(bound.upper() for bound, kept in fronts.items() if i in kept)
-        table.add_row(row["name"], f"{row['time']:.2f}×", gains[0], share, gains[1], on)
+        table.add_row(row["name"], f"{row['time']:.2f}×", written(row["elbo"]), _share(row), written(row["iwae"]), on)
     return table
 
 

@@ -157,6 +157,14 @@ def test_samples_and_density_are_one_distribution_at_extremes():
         assert stats.kstest(ranks, "uniform").pvalue > 1e-4
 
 
+def test_a_gpu_sums_over_the_same_nodes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    q = extreme_mixture()
+    z = draw(q, jax.random.key(0), 5)[0]
+    one_by_one = log_prob(q, z)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    np.testing.assert_allclose(jax.jit(lambda q, z: q.log_prob(z))(q, z), one_by_one, rtol=1e-5, atol=1e-5)
+
+
 def test_moments_agree_with_samples():
     q = mixture(np.array([0.5, 0.1, 0.0]), np.array([0.01, 0.04, 1.0]), np.array([0.2, 1e-3, 0.5]))
     z, variance = draw(q, jax.random.key(2), DRAWS)
