@@ -12,7 +12,7 @@ help:
 	@echo "make demo       train and compare the methods on the embedded handwritten digits; writes runs/demo"
 	@echo "make test       the tests (under ten minutes on two cores)"
 	@echo "make test-slow  the slower checks, the notebooks and the site among them"
-	@echo "make bench      every benchmark at a modest size (ten minutes on two quiet cores); writes runs/bench"
+	@echo "make bench      every benchmark at a modest size (twenty minutes on a quiet machine); writes runs/bench"
 	@echo "make lint       style and types"
 	@echo "make coverage   the tests with branch coverage"
 	@echo "make docs       the documentation as a site: build/docs/index.html"

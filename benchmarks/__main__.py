@@ -1,6 +1,6 @@
 """Run every benchmark at a modest size, print the tables, draw the figures and hold the results against the goals.
 
-    python -m benchmarks                              # about ten minutes on two quiet cores; writes runs/bench
+    python -m benchmarks                              # about twenty minutes on a quiet machine; writes runs/bench
     python -m benchmarks --only startup training
     python -m benchmarks --compared runs/compare      # also the likelihood against latency of a finished comparison
 

@@ -27,7 +27,7 @@ from gpvae_jax.evaluate import importance_bounds
 from gpvae_jax.observation import Observation, scale
 from gpvae_jax.train import TrainingData, fit, trainer
 
-AXES = {"K": (100, 1000, 5000), "M": (1, 2, 4, 8), "epochs": (3, 30)}  # axis -> its points
+AXES = {"K": (100, 1000, 5000), "M": (1, 2, 4, 8), "epochs": (3, 100, 1000)}  # axis -> its points
 IMAGES = 256
 
 

@@ -32,7 +32,6 @@ def likelihood_against_time(rows: Sequence[CompareRow], styles: Mapping[str, Sty
     for name, (time, bound, error) in points.items():
         error_bar: dict[str, Any] = {"yerr": error, "elinewidth": 1.2, "capsize": 3} if math.isfinite(error) else {}
         axes.errorbar(time, bound, **error_bar, **marker(styles[name]))
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set(
@@ -42,6 +41,8 @@ def likelihood_against_time(rows: Sequence[CompareRow], styles: Mapping[str, Sty
     if points:
         times = [time for time, _, _ in points.values()]
         axes.set_xlim(min(times) / 2, max(times) * 2)  # room for labels, and for two ticks at least
+        steps = (1.0, 2.0, 5.0) if max(times) < 1e3 * min(times) else (1.0,)
+        axes.xaxis.set_major_locator(LogLocator(subs=steps))
         axes.margins(y=0.2)
     else:
         axes.set(xticks=[], yticks=[])
