@@ -25,6 +25,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "latency": ("--architectures", "mlp", "--dtypes", "float32", "--seconds", "0.3"),
     "latency_conv": ("--architectures", "conv", "--dtypes", "float32", "--seconds", "0.3", "--rows", *CONV_ROWS),
     "latency_bfloat16": ("--dtypes", "bfloat16", "--batches", "128", "--calls", "sample", "--seconds", "0.3"),
+    "deployment": ("--seconds", "0.3"),
     "training": ("--seconds", "2"),
     "evaluation": ("--seconds", "3"),
     "annealing": ("--temperatures", "4", "--seconds", "2"),

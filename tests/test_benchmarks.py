@@ -7,7 +7,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import annealing, goals, harness, latency, plots, records, regressions, tables
+from benchmarks import annealing, deployment, goals, harness, latency, plots, records, regressions, tables
 from benchmarks.records import Line, Results
 from gpvae_jax.evaluate.latency import interleave
 
@@ -81,6 +81,12 @@ def test_annealing_is_held_against_its_decoder_passes(small: None) -> None:
     assert passes.details["products"] == pytest.approx(16 * 2 * 2 * 2 * 2 * products)
     with pytest.raises(ValueError, match="temperatures must be from 1 to"):
         list(annealing.run(annealing.Settings(temperatures=0)))
+
+
+def test_an_exported_program_races_its_function(small: None) -> None:
+    lines = list(deployment.run(deployment.Settings(rows=("vae",), batches=(2,), seconds=0.01)))
+    assert [line.row for line in lines[:2]] == ["jitted", "exported"]
+    assert all(line.median > 0 for line in lines)
 
 
 def test_results_are_read_as_written(tmp_path: Path) -> None:
