@@ -243,9 +243,9 @@ def _plain(values: Any) -> Any:
     return values
 
 
-def write_json(path: Path, values: Any) -> None:
-    """Write a JSON file atomically."""
-    write_text(path, json.dumps(_plain(values), indent=2) + "\n")
+def write_json(path: Path, values: Any, indent: int | None = 2) -> None:
+    """Write a JSON file atomically; without an indent on one line."""
+    write_text(path, json.dumps(_plain(values), indent=indent) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -6,8 +6,9 @@
 
 A queue that survives being killed: finished cells are skipped, unfinished runs go on from their last checkpoint, and
 the command may be started several times, on one folder, by several workers. What a finished cell leaves is a small
-file in experiments/results/table1/. Every method's settings are chosen on validation images in short runs, learning
-rate included, and the epoch with the best validation bound is kept. All seeds of a cell train in one program.
+file in experiments/results/table1/; these files are all that another machine needs to go on. Every method's settings
+are chosen on validation images in short runs, learning rate included, and the epoch with the best validation bound is
+kept. All seeds of a cell train in one program.
 
 Scales (`--budget`):
   cpu  400-400 networks, up to 50,000 training images, 3 seeds. A VAE is trained for 10 epochs with KL warm-up; every
@@ -39,7 +40,7 @@ from rich.live import Live
 from experiments.table1 import locks, queue, status
 from experiments.table1.cells import DATASETS, SCALES, Cell
 from experiments.table1.cells import queue as queue_of
-from experiments.table1.work import Job, check_scale
+from experiments.table1.work import Job, check_scale, renew_starts
 from gpvae_jax.cli import EXPECTED
 from gpvae_jax.naming import unknown
 from gpvae_jax.progress import console, say
@@ -84,6 +85,7 @@ def main(command: Table1) -> int:
     if command.dry_run:
         console.print(status.plan(status.states(job, cells, time.time()), status.estimates(job, cells)))
         return 0
+    renew_starts(job, cells)
     now = run(job, cells, command.workers)
     failed = {cell: found.reason for cell, found in now.items() if found.name == "failed"}
     for cell, reason in failed.items():

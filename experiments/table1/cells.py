@@ -119,9 +119,7 @@ def needs(cell: Cell) -> list[Cell]:
     start = cell._replace(kind="start", title="start")
     if cell.kind == "choice":
         return [start]
-    choice = cell._replace(latents=CHOICE_LATENTS, kind="choice", title=BY_TITLE[cell.title].family)
-    reference = [] if cell.title == "vae" else [cell._replace(title="vae")]
-    return [start, choice, *reference]
+    return [start, cell._replace(latents=CHOICE_LATENTS, kind="choice", title=BY_TITLE[cell.title].family)]
 
 
 def candidates(family: str) -> list[str]:

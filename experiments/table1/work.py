@@ -1,4 +1,4 @@
-"""One cell done: trained, evaluated, paired with the others of its table, and written as a small JSON file."""
+"""One cell done: trained, evaluated, and written as a small JSON file."""
 
 import json
 import math
@@ -13,7 +13,6 @@ from gpvae_jax import build, compare, config, data, runs
 from gpvae_jax.commands import finish_run, train_run
 from gpvae_jax.data import Dataset
 from gpvae_jax.evaluate.latency import measure
-from gpvae_jax.evaluate.paired import paired
 from gpvae_jax.evaluate.run import latency_call, params_by_seed
 
 KEPT = ("num_examples", "num_seeds", "num_samples", "untrusted", "num_params", "latency_batch", "environment")
@@ -44,10 +43,11 @@ class Job(NamedTuple):
 def do(job: Job, cell: Cell) -> None:
     """Do what is left of a cell and write its result."""
     dataset = data.load(job.files.get(cell.data, cell.data))
+    _check_images(job, cell, dataset)
     found = {"start": _start, "choice": _choose, "row": _row}[cell.kind](job, cell, dataset)
     found = {"cell": cell._asdict(), "budget": job.budget, "scale": job.scale._asdict()} | found
     job.result(cell).parent.mkdir(parents=True, exist_ok=True)
-    runs.write_json(job.result(cell), found | {"data_checksum": dataset.checksum})
+    runs.write_json(job.result(cell), found | {"data_checksum": dataset.checksum}, indent=None)
 
 
 def settings(job: Job, cell: Cell, dataset: Dataset, label: str, epochs: int) -> config.Config:
@@ -113,7 +113,7 @@ def _choose(job: Job, cell: Cell, dataset: Dataset) -> dict[str, Any]:
 
 
 def _row(job: Job, cell: Cell, dataset: Dataset) -> dict[str, Any]:
-    _, choice, *reference = needs(cell)
+    start, choice = needs(cell)
     label = f"{BY_TITLE[cell.title].label}:{job.read(choice)['chosen']}"
     folder, scale = job.folder(cell), job.scale
     run = train_run(folder, settings(job, cell, dataset, label, scale.epochs), dataset)
@@ -121,8 +121,8 @@ def _row(job: Job, cell: Cell, dataset: Dataset) -> dict[str, Any]:
     run = finish_run(folder, run.setup.config, dataset, num_samples=scale.num_samples, max_examples=scale.test_examples)
     results = json.loads((folder / "results.json").read_text())
     epochs = runs.history(folder)
-    timed = {"vae": runs.open_run(job.folder(reference[0]), dataset)} if reference else {}
-    latency = measure({name: latency_call(r, params_by_seed(r)[0]) for name, r in (timed | {"own": run}).items()})
+    timed = {"vae": runs.open_run(job.folder(start), dataset), "own": run}  # interleaved: the machine's load cancels
+    latency = measure({name: latency_call(r, params_by_seed(r)[0]) for name, r in timed.items()})
     return {
         "label": label,
         "test": results["test"],
@@ -133,20 +133,17 @@ def _row(job: Job, cell: Cell, dataset: Dataset) -> dict[str, Any]:
         "train_seconds": sum(epoch["seconds"] for epoch in epochs),
         "seconds": _seconds(run) + round(time.perf_counter() - started, 1),
         "latency_ms": {name: value.median for name, value in latency.items()},
-        "against": _against(job, cell, run),
+        "values": _values(run, f"iwae_{max(scale.num_samples)}"),
     }
 
 
-def _against(job: Job, cell: Cell, run: runs.Run) -> dict[str, Any]:
-    """Title -> this row's bound of the most samples less that row's, paired, of every evaluated row of the table."""
-    bound = f"iwae_{max(job.scale.num_samples)}"
-    found = {}
-    own = compare.test_values(run)[bound]
-    for title in BY_TITLE:
-        other = cell._replace(title=title)
-        if title != cell.title and (job.folder(other) / "results.json").is_file():
-            found[title] = paired(compare.test_values(runs.Run(job.folder(other), run.setup))[bound], own)._asdict()
-    return found
+def _values(run: runs.Run, bound: str) -> dict[str, Any]:
+    """What pairs this row with any other of its table: the bound of every image, and of every seed, in nats.
+
+    The first are means over seeds and the others over images, which is all that a paired comparison asks for.
+    """
+    values = compare.test_values(run)[bound]
+    return {"bound": bound, "images": values.mean(axis=0).round(3), "seeds": values.mean(axis=1)}
 
 
 def _at_best(epochs: list[dict[str, Any]]) -> list[float]:
@@ -157,6 +154,24 @@ def _at_best(epochs: list[dict[str, Any]]) -> list[float]:
 
 def _seconds(run: runs.Run) -> float:
     return round(sum(epoch["seconds"] for epoch in runs.history(run.folder)), 1)
+
+
+def renew_starts(job: Job, cells: list[Cell]) -> None:
+    """Where a start's run is gone, as on another machine, and rows that need it are left, have it trained again."""
+    for cell in cells:
+        left = any(cell in needs(other) and not job.result(other).is_file() for other in cells)
+        if cell.kind == "start" and left and not job.folder(cell).is_dir():
+            job.result(cell).unlink(missing_ok=True)
+
+
+def _check_images(job: Job, cell: Cell, dataset: Dataset) -> None:
+    """Raise ValueError where finished cells of this table have other images."""
+    for path in job.result(cell).parent.glob("*.json"):
+        if json.loads(path.read_text())["data_checksum"] != dataset.checksum:
+            raise ValueError(
+                f"{path} was made from other images than {job.files.get(cell.data, cell.data)} holds now; give the "
+                "same file or split, or remove the table's results."
+            )
 
 
 def check_scale(job: Job, cells: list[Cell]) -> None:
