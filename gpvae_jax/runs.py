@@ -96,9 +96,10 @@ def records(
 ) -> Iterator[train.Record]:
     """Train a run, yielding each epoch's record after it is on disk; `resume` goes on from the last checkpoint.
 
-    A checkpoint is written when `save_every` seconds have passed since the last, and at the end; a diverging run
-    keeps its last good state. Resuming repeats nothing and leaves nothing out: the parameters come out the same.
-    A closed-form fit, which has no epochs, tells `progress` the share done.
+    A checkpoint is written when `save_every` seconds have passed since the last, at the end, and where the caller stops
+    between two epochs; a diverging run keeps its last good state. An interrupt within an epoch, which was given the
+    state's buffers, leaves the last checkpoint. Resuming repeats nothing and leaves nothing out: the parameters come
+    out the same. A closed-form fit, which has no epochs, tells `progress` the share done.
     """
     settings = run.setup.config.train
     state = None
@@ -135,10 +136,9 @@ def records(
                 yield record
         except train.DivergenceError as error:
             _save(run, error.state)
-            record = None  # its buffers were given to the epoch that failed
             raise
         finally:
-            if record is not None and since_save:
+            if record is not None and since_save and not _given_away(record.state):
                 _save(run, record.state)
 
 
@@ -191,6 +191,11 @@ def _fitted(run: Run, state: train.TrainState, count: int, progress: Callable[[f
 
 def _as_drawn(key: PRNGKeyArray, x: jax.Array) -> jax.Array:
     return x
+
+
+def _given_away(state: train.TrainState) -> bool:
+    """Whether the next epoch, which did not end, has taken the state's buffers."""
+    return any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
 
 
 def _save(run: Run, state: train.TrainState) -> None:

@@ -52,6 +52,22 @@ def test_epochs_after_the_last_checkpoint_are_trained_again(tmp_path: Path) -> N
     assert runs.history(tmp_path)[2]["elbo"] != 0
 
 
+def test_an_interrupt_within_an_epoch_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch) -> None:
+    def interrupted(tree: object) -> object:
+        if (tmp_path / "last").is_dir():
+            raise KeyboardInterrupt  # as by ctrl-c: the state's buffers are with the second epoch by now
+        return tree
+
+    run = runs.create(tmp_path, small(train={"epochs": 5, "batch_size": 8}), DATA)
+    with monkeypatch.context() as patched:
+        patched.setattr(jax, "device_get", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            list(runs.records(run, save_every=0.0))
+    assert len(runs.history(tmp_path)) == 1
+    list(runs.records(run, resume=True))
+    assert [row["epoch"] for row in runs.history(tmp_path)] == [1, 2, 3, 4, 5]
+
+
 def test_several_seeds_train_stop_and_evaluate_each(tmp_path: Path) -> None:
     run = train(tmp_path, train={"epochs": 4, "batch_size": 8, "num_seeds": 3})
     assert np.shape(runs.history(tmp_path)[-1]["validation_elbo"]) == (3,)

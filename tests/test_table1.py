@@ -90,7 +90,9 @@ def test_an_interrupted_cell_goes_on_and_a_finished_one_is_skipped(job, monkeypa
     queue.work(job, wanted, started)
     rows = {title: job.read(named(job, title)) for title in ("vae", "gpvae")}
     own = [compare.test_values(Run(job.folder(named(job, title)), None))["iwae_4"] for title in rows]
-    np.testing.assert_allclose(claims.gain(rows, "gpvae", "vae"), paired(*own), atol=[1e-3] * 3 + [0.05])
+    kept, direct = claims.gain(rows, "gpvae", "vae"), paired(*own)
+    np.testing.assert_allclose(kept[:3], direct[:3], atol=1e-3)
+    np.testing.assert_allclose(kept.p_value, direct.p_value, atol=0.05)  # ranks of rounded differences
     assert set(job.read(named(job, "gpvae"))["latency_ms"]) == {"vae", "own"}
     page.main(page.Page(job.results, job.results / "page.md"))
     text = (job.results / "page.md").read_text()
@@ -218,7 +220,8 @@ def test_finished_cells_correct_the_estimates(job):
 
 def row(bound: float, validation: float, spread: float = 0.0) -> dict:
     """A finished row whose bounds scatter about `bound`, image by image, by `spread` from every other row's."""
-    images = bound + spread * np.random.default_rng(0).standard_normal(100)
+    noise = np.random.default_rng(0).standard_normal(100)
+    images = bound + spread * (noise - noise.mean())
     seeds = images.mean() + np.array([-0.01, 0.0, 0.01])
     return {"validation_elbo": validation, "values": {"bound": "iwae_4", "images": list(images), "seeds": list(seeds)}}
 
@@ -234,7 +237,7 @@ def test_the_sentence_says_where_the_papers_order_holds_and_where_not():
     }
     text = claims.sentence(rows)
     assert "agrees: savi 2 above vae (+2.00 ± 0.00 nats)" in text
-    assert "differs: vae above gpvae (+1." in text
+    assert "differs: vae above gpvae (+1.00 ± 0.05 nats)" in text
     assert "cannot be told: iaf 2 and savi 2 (" in text
     assert claims.sentence({"vae": rows["vae"]}).startswith("None of the papers' claims")
 

@@ -121,7 +121,7 @@ def run(job: Job, cells: list[Cell], workers: int) -> dict[Cell, queue.State]:
                 time.sleep(queue.POLL_SECONDS)
     finally:
         if any(process.is_alive() for process in processes):
-            say("Stopping: the workers end their epoch and keep it.")
+            say("Stopping: half a minute of the runs at work, and an epoch, are done again next time.")
         for process in processes:
             process.terminate()
             process.join()
