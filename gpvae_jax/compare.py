@@ -82,7 +82,7 @@ def rows(compared: dict[str, runs.Run]) -> list[CompareRow]:
 
     Inference is timed here, all methods in turn, so that their ratios hold. Bounds average over seeds first.
     """
-    values = {name: test_values(run) for name, run in compared.items()}
+    values = {name: example_values(run) for name, run in compared.items()}
     bounds = _largest_bounds(values)
     first, *others = bounds
     gains = {name: paired(bounds[first], bounds[name]) for name in others}
@@ -125,9 +125,9 @@ def _verdict_of(name: str, found: Verdict) -> str:
     return TIED if name in found.tied else BELOW
 
 
-def test_values(run: runs.Run) -> dict[str, np.ndarray]:
-    """Per-example test results [R, N] of an evaluated run's R seeds."""
-    with np.load(run.folder / "test.npz") as arrays:
+def example_values(run: runs.Run, split: str = "test") -> dict[str, np.ndarray]:
+    """Per-example results [R, N] of a run's R seeds, evaluated on that split."""
+    with np.load(run.folder / f"{split}.npz") as arrays:
         return {name: arrays[name].astype(np.float64) for name in arrays.files}
 
 
@@ -139,7 +139,9 @@ def _largest_bounds(values: dict[str, dict[str, np.ndarray]]) -> dict[str, np.nd
 
 def conclusion(compared: dict[str, runs.Run]) -> str:
     """One sentence: which method has the highest bound, and from which others it cannot be told."""
-    return verdict(_largest_bounds({name: test_values(run) for name, run in compared.items()}), "test bound").sentence
+    return verdict(
+        _largest_bounds({name: example_values(run) for name, run in compared.items()}), "test bound"
+    ).sentence
 
 
 def latencies(compared: dict[str, runs.Run]) -> dict[str, Latency]:

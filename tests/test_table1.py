@@ -20,6 +20,7 @@ from gpvae_jax import build, compare, data
 from gpvae_jax.commands import train_run
 from gpvae_jax.evaluate.paired import paired
 from gpvae_jax.runs import Run
+from gpvae_jax.train import DivergenceError
 
 TINY = Scale("mlp", (12,), 200, 2, 2, 1, True, 2, 30, 20, (2, 4), None, 21_000, 6e-6)
 
@@ -89,7 +90,7 @@ def test_an_interrupted_cell_goes_on_and_a_finished_one_is_skipped(job, monkeypa
     assert queue.state(job, wanted[-1], started).name == "waiting"  # an old failure is tried again
     queue.work(job, wanted, started)
     rows = {title: job.read(named(job, title)) for title in ("vae", "gpvae")}
-    own = [compare.test_values(Run(job.folder(named(job, title)), None))["iwae_4"] for title in rows]
+    own = [compare.example_values(Run(job.folder(named(job, title)), None))["iwae_4"] for title in rows]
     kept, direct = claims.gain(rows, "gpvae", "vae"), paired(*own)
     np.testing.assert_allclose(kept[:3], direct[:3], atol=1e-3)
     np.testing.assert_allclose(kept.p_value, direct.p_value, atol=0.05)  # ranks of rounded differences
@@ -119,6 +120,29 @@ def test_an_interrupted_cell_goes_on_and_a_finished_one_is_skipped(job, monkeypa
     other = job._replace(files={"mnist": str(tmp_path / "own.npy")})
     queue.work(other, [row], time.time())
     assert "was made from other images than" in queue.state(other, row, 0.0).reason
+
+
+def test_settings_that_diverge_are_not_chosen(job, monkeypatch):
+    bounds = {"1e-3": -90.0, "2e-3": -80.0, "unit_features": -np.inf}
+
+    def finished(folder, *_, **options):
+        if "unit_features" in folder.name and "2e-3" in folder.name:
+            raise DivergenceError(1, 0, None)
+        assert options["split"] == "validation"
+        return next(bound for part, bound in reversed(bounds.items()) if part in folder.name)
+
+    monkeypatch.setattr(cells, "RATES", ("train.learning_rate=1e-3", "train.learning_rate=2e-3"))
+    monkeypatch.setattr(cells, "CHOICES", {"gpvae": ("", "unit_features=true")})
+    monkeypatch.setattr(work, "finish_run", finished)
+    monkeypatch.setattr(compare, "example_values", lambda bound, split: {"iwae_2": np.full((2, 3), bound)})
+    cell = named(job, "gpvae")._replace(kind="choice")
+    found = work._choose(job, cell, data.load("digits"))
+    assert found["chosen"] == "train.learning_rate=2e-3"
+    assert list(found["trials"].values()) == [-90.0, -80.0, None, None]
+    assert {end: gain["mean"] for end, gain in found["over_the_first"].items()} == {found["chosen"]: 10.0}
+    bounds |= {"1e-3": np.nan, "2e-3": np.nan}
+    with pytest.raises(ValueError, match="None of the settings of gpvae has finite bounds"):
+        work._choose(job, cell, data.load("digits"))
 
 
 def hold(path: Path) -> None:

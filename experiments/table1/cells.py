@@ -49,8 +49,11 @@ RATES = ("train.learning_rate=1e-3", "train.learning_rate=2e-3")
 CHOICES: dict[str, tuple[str, ...]] = {
     "vae": ("",),
     "gpvae": ("", "unit_features=true"),
-    "recmix": (  # the paper's recursion; each component held against all others; everything jointly
+    "recmix": (  # the paper's recursion, with other caps; each component held against all others; everything jointly
         "",
+        "cap=0.5",
+        "cap=10",
+        "cap=500",
         "against=others:initial_epsilon=0",
         "refinement=joint:initial_epsilon=0",
     ),

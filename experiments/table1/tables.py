@@ -1,6 +1,7 @@
 """One table of the page, from what its finished rows left."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -122,8 +123,16 @@ def _gain(found: Paired | None, p_value: float | None) -> str:
     """In bold where it is significant, by p and by the seeds."""
     if found is None:
         return "–"
-    text = f"{found.mean:+.2f} ± {found.se:.2f} ({found.se_seeds:.2f})".replace("-", "−")
+    text = nats(found._asdict())
     return f"**{text}**" if p_value is not None and found.is_significant(p_value) else text
+
+
+def nats(found: dict[str, float | None] | None) -> str:
+    """A paired difference with its errors, over images (over seeds); a dash where there is none."""
+    if found is None:
+        return "–"
+    mean, se, seeds = (math.nan if found[name] is None else found[name] for name in ("mean", "se", "se_seeds"))
+    return f"{mean:+.2f} ± {se:.2f} ({seeds:.2f})".replace("-", "−")
 
 
 def _p(value: float | None) -> str:

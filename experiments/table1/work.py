@@ -1,7 +1,7 @@
 """One cell done: trained, evaluated, and written as a small JSON file."""
 
+import contextlib
 import json
-import math
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +13,9 @@ from gpvae_jax import build, compare, config, data, runs
 from gpvae_jax.commands import finish_run, train_run
 from gpvae_jax.data import Dataset
 from gpvae_jax.evaluate.latency import measure
+from gpvae_jax.evaluate.paired import paired
 from gpvae_jax.evaluate.run import latency_call, params_by_seed
+from gpvae_jax.train import DivergenceError
 
 KEPT = ("num_examples", "num_seeds", "num_samples", "untrusted", "num_params", "latency_batch", "environment")
 
@@ -91,25 +93,36 @@ def _start(job: Job, cell: Cell, dataset: Dataset) -> dict[str, Any]:
 
 
 def _choose(job: Job, cell: Cell, dataset: Dataset) -> dict[str, Any]:
-    """Short runs of a family's candidates, judged by the IWAE bound of validation images; test images stay unseen."""
-    started, trials = time.perf_counter(), {}
+    """Short runs of a family's candidates, judged by the IWAE bound of validation images; test images stay unseen.
+
+    A candidate of which no seed's losses stay finite has no bound and is not chosen.
+    """
+    started, values = time.perf_counter(), {}
     row = next(row for row in BY_TITLE.values() if row.family == cell.title)
     samples = job.scale.num_samples[:1]
     for end in candidates(cell.title):
         label = f"{row.label}:{end}"
-        run = finish_run(
-            job.folder(cell) / compare.folder_name(label),
-            settings(job, cell, dataset, label, job.scale.trial_epochs),
-            dataset,
-            num_samples=samples,
-            max_examples=job.scale.trial_examples,
-            split="validation",
-        )
-        bound = json.loads((run.folder / "validation.json").read_text())["validation"][f"iwae_{samples[0]}"]["mean"]
-        trials[end] = -math.inf if bound is None else bound
-    best = max(trials, key=lambda end: trials[end])
-    seconds = round(time.perf_counter() - started, 1)
-    return {"chosen": best, "trials": trials, "seconds": seconds, "environment": runs.environment()}
+        with contextlib.suppress(DivergenceError):
+            run = finish_run(
+                job.folder(cell) / compare.folder_name(label),
+                settings(job, cell, dataset, label, job.scale.trial_epochs),
+                dataset,
+                num_samples=samples,
+                max_examples=job.scale.trial_examples,
+                split="validation",
+            )
+            values[end] = compare.example_values(run, "validation")[f"iwae_{samples[0]}"]
+    bounds = {end: float(v.mean()) for end, v in values.items() if np.all(np.isfinite(v))}
+    if not bounds:
+        raise ValueError(f"None of the settings of {cell.title} has finite bounds, so there is none to choose.")
+    best, first = max(bounds, key=lambda end: bounds[end]), next(iter(bounds))
+    return {
+        "chosen": best,
+        "trials": {end: bounds.get(end) for end in candidates(cell.title)},
+        "over_the_first": {end: paired(values[first], values[end])._asdict() for end in bounds if end != first},
+        "seconds": round(time.perf_counter() - started, 1),
+        "environment": runs.environment(),
+    }
 
 
 def _row(job: Job, cell: Cell, dataset: Dataset) -> dict[str, Any]:
@@ -142,7 +155,7 @@ def _values(run: runs.Run, bound: str) -> dict[str, Any]:
 
     The first are means over seeds and the others over images, which is all that a paired comparison asks for.
     """
-    values = compare.test_values(run)[bound]
+    values = compare.example_values(run)[bound]
     return {"bound": bound, "images": values.mean(axis=0).round(3), "seeds": values.mean(axis=1)}
 
 
