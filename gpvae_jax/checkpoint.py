@@ -20,6 +20,11 @@ def save(folder: Path, step: int, tree: PyTree) -> None:
         manager.save(step, args=ocp.args.StandardSave(_flat(_keys_as_data(tree))))
 
 
+def exists(folder: Path) -> bool:
+    """Whether `folder` holds a checkpoint; one that was cut off while it was being written does not count."""
+    return folder.is_dir() and any(child.name.isdigit() for child in folder.iterdir())
+
+
 def restore(folder: Path, like: PyTree) -> tuple[int, PyTree]:
     """The step and tree of the checkpoint in `folder`; `like` gives structure, shapes and dtypes (`jax.eval_shape`).
 

@@ -103,7 +103,7 @@ def records(
     """
     settings = run.setup.config.train
     state = None
-    if resume and (run.folder / "last").is_dir():
+    if resume and checkpoint.exists(run.folder / "last"):
         _, state = checkpoint.restore(run.folder / "last", _abstract_state(run))
     _cut_metrics(run.folder, 0 if state is None else int(np.max(state.epoch)))
     if state is None and settings.start_from is not None:

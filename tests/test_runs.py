@@ -68,6 +68,13 @@ def test_an_interrupt_within_an_epoch_leaves_the_last_checkpoint(tmp_path: Path,
     assert [row["epoch"] for row in runs.history(tmp_path)] == [1, 2, 3, 4, 5]
 
 
+def test_a_first_checkpoint_that_was_cut_off_is_none(tmp_path: Path) -> None:
+    run = runs.create(tmp_path, small(train={"epochs": 2, "batch_size": 8}), DATA)
+    (tmp_path / "last" / "1.orbax-checkpoint-tmp").mkdir(parents=True)
+    list(runs.records(run, resume=True))
+    assert [row["epoch"] for row in runs.history(tmp_path)] == [1, 2]
+
+
 def test_several_seeds_train_stop_and_evaluate_each(tmp_path: Path) -> None:
     run = train(tmp_path, train={"epochs": 4, "batch_size": 8, "num_seeds": 3})
     assert np.shape(runs.history(tmp_path)[-1]["validation_elbo"]) == (3,)

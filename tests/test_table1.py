@@ -242,37 +242,6 @@ def test_finished_cells_correct_the_estimates(job):
     np.testing.assert_allclose(status.estimates(job, [other])[other], 3 * assumed[other])
 
 
-def row(bound: float, validation: float, spread: float = 0.0) -> dict:
-    """A finished row whose bounds scatter about `bound`, image by image, by `spread` from every other row's."""
-    noise = np.random.default_rng(0).standard_normal(100)
-    images = bound + spread * (noise - noise.mean())
-    seeds = images.mean() + np.array([-0.01, 0.0, 0.01])
-    return {"validation_elbo": validation, "values": {"bound": "iwae_4", "images": list(images), "seeds": list(seeds)}}
-
-
-def test_the_sentence_says_where_the_papers_order_holds_and_where_not():
-    rows = {
-        "vae": row(-90, -90),
-        "gpvae": row(-91, -91, spread=0.5),
-        "savi 1": row(-89, -95),
-        "savi 2": row(-88, -88),
-        "iaf 2": row(-88.1, -88, spread=2.0),
-        "savi 2 on gpvae": row(-80, -80),
-    }
-    text = claims.sentence(rows)
-    assert "agrees: savi 2 above vae (+2.00 ± 0.00 nats)" in text
-    assert "differs: vae above gpvae (+1.00 ± 0.05 nats)" in text
-    assert "cannot be told: iaf 2 and savi 2 (" in text
-    assert claims.sentence({"vae": rows["vae"]}).startswith("None of the papers' claims")
-
-
-def test_an_image_without_a_finite_bound_is_no_comparison():
-    lost = row(-88, -88)
-    lost["values"]["images"][3] = None
-    assert np.isnan(claims.gain({"vae": row(-90, -90), "savi 2": lost}, "savi 2", "vae").p_value)
-    assert claims.sentence({"vae": row(-90, -90), "savi 2": lost}).startswith("None of the papers' claims")
-
-
 def test_the_exit_code_tells_of_failures(job, monkeypatch, capsys):
     options = {"datasets": ("mnist",), "methods": ("vae",), "out": job.runs, "results": job.results}
 
@@ -284,6 +253,19 @@ def test_the_exit_code_tells_of_failures(job, monkeypatch, capsys):
     monkeypatch.setattr(command, "run", ended("failed"))
     assert command.main(command.Table1(**options)) == 1
     assert "failed: mnist-gaussian-10/vae: It broke." in capsys.readouterr().out
+
+
+def test_what_breaks_while_a_worker_stops_is_not_a_failure(job, monkeypatch):
+    def broken(job: work.Job, cell: Cell) -> None:
+        raise RuntimeError("The event loop was stopped.")
+
+    monkeypatch.setattr(queue, "do", broken)
+    cell = named(job, "start")
+    answers = iter([True, False, False])  # asked before the cell, after it broke, and before the next
+    queue.work(job, [cell], 0.0, lambda: next(answers))
+    assert queue.state(job, cell, 0.0).name == "waiting"
+    queue.work(job, [cell], 0.0)
+    assert queue.state(job, cell, 0.0).reason == "RuntimeError: The event loop was stopped."
 
 
 def test_a_killed_worker_has_failed_at_its_cell(job):

@@ -47,6 +47,8 @@ from gpvae_jax.progress import console, say
 
 RESULTS = Path(__file__).parents[1] / "results" / "table1"
 
+STOP_SECONDS = 60.0
+
 
 @dataclasses.dataclass(frozen=True)
 class Table1:
@@ -124,6 +126,8 @@ def run(job: Job, cells: list[Cell], workers: int) -> dict[Cell, queue.State]:
             say("Stopping: half a minute of the runs at work, and an epoch, are done again next time.")
         for process in processes:
             process.terminate()
+            process.join(STOP_SECONDS)
+            process.kill()  # for whom that was not enough: what is on disk is always whole
             process.join()
     return status.states(job, cells, started)
 

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -49,19 +50,24 @@ def work(job: Job, cells: list[Cell], started: float, wanted: Callable[[], bool]
     """Do the cells, each as soon as what it needs is done, until all are done or have failed, or `wanted` says no."""
     use_compilation_cache()
     while wanted() and any(state(job, cell, started).name in ("waiting", "running") for cell in cells):
-        if not any(_attempt(job, cell, cells, started) for cell in cells):
+        if not any(_attempt(job, cell, started, wanted) for cell in cells):
             time.sleep(POLL_SECONDS)  # others are busy with what the rest needs
 
 
 def worker(job: Job, cells: list[Cell], started: float, number: int, workers: int) -> None:
     """`work` in a process of its own, on its share of the processor's cores, for as long as its parent lives."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    parent = os.getppid()
+    parent, asked = os.getppid(), threading.Event()
+
+    def stop(number: int, frame: object) -> None:
+        asked.set()  # for whoever turns the exception into one of his own
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
     if workers > 1 and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, cores[number % len(cores) :: workers])
     with contextlib.suppress(KeyboardInterrupt):
-        work(job, cells, started, wanted=lambda: os.getppid() == parent)
+        work(job, cells, started, wanted=lambda: not asked.is_set() and os.getppid() == parent)
 
 
 def fail(job: Job, cell: Cell, reason: str, trace: str = "") -> None:
@@ -70,8 +76,11 @@ def fail(job: Job, cell: Cell, reason: str, trace: str = "") -> None:
     runs.write_json(_failure(job, cell), {"reason": " ".join(reason.split()), "traceback": trace.splitlines()})
 
 
-def _attempt(job: Job, cell: Cell, cells: list[Cell], started: float) -> bool:
-    """Do this cell if it is free, or note that it cannot be done; False where there was nothing to do."""
+def _attempt(job: Job, cell: Cell, started: float, wanted: Callable[[], bool]) -> bool:
+    """Do this cell if it is free, or note that it cannot be done; False where there was nothing to do.
+
+    What goes wrong when the work is no longer `wanted` is the stop's doing, not the cell's.
+    """
     if state(job, cell, started).name != "waiting":
         return False
     needed = {other: state(job, other, started) for other in needs(cell)}
@@ -88,7 +97,8 @@ def _attempt(job: Job, cell: Cell, cells: list[Cell], started: float) -> bool:
             do(job, cell)
             _failure(job, cell).unlink(missing_ok=True)
         except Exception as error:  # whatever it is, the other cells go on
-            fail(job, cell, f"{type(error).__name__}: {error}", traceback.format_exc())
+            if wanted():
+                fail(job, cell, f"{type(error).__name__}: {error}", traceback.format_exc())
         jax.clear_caches()  # every cell has programs of its own
     return True
 
