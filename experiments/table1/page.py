@@ -36,7 +36,7 @@ def main(command: Page) -> None:
     for budget in SCALES:
         for folder in _in_order(command.results / budget):
             rows = read(folder)
-            if "vae" not in rows:
+            if "vae" not in rows or len(rows) < 2:
                 continue
             picture = folder.with_suffix(".png")
             save_figure(plots.likelihood_against_time(compare_rows(rows), styles(rows)), picture)
@@ -45,7 +45,7 @@ def main(command: Page) -> None:
             parts.append(choices)
     if len(parts) == 1:
         raise ValueError(
-            f"{command.results} holds no finished row with its VAE; run python -m experiments.table1 first."
+            f"{command.results} holds no finished row beside its VAE; run python -m experiments.table1 first."
         )
     runs.write_text(command.out, "\n".join(parts))
     print(f"Written: {command.out}")

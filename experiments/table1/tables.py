@@ -91,10 +91,11 @@ def _what(budget: str, rows: Results) -> str:
     of = [found["environment"] for found in rows.values()]
     commits = sorted({str(environment["commit"]) for environment in of})
     devices = sorted({f"{environment['device']} ({environment['cpus']} cores)" for environment in of})
-    return (
+    text = (
         f"Scale {budget}: {first['scale']['architecture']} networks, {first['num_seeds']} seeds, "
         f"{first['num_examples']} test images; on {' and '.join(devices)}; commit {', '.join(commits)}."
     )
+    return text if len(rows) == len(BY_TITLE) else f"{text} {len(rows)} of {len(BY_TITLE)} rows are done."
 
 
 def _rest(found: dict[str, Any], vae_ms: float) -> list[str]:
