@@ -2,6 +2,7 @@
 
     python -m experiments.table1 --dry-run                                  # what there is to do, and how long it takes
     python -m experiments.table1 --datasets mnist omniglot --latents 10 20 --workers 2
+    python -m experiments.table1.latency                                    # inference times, when all else is quiet
     python -m experiments.table1.page                                       # experiments/RESULTS.md and the figures
 
 A queue that survives being killed: finished cells are skipped, unfinished runs go on from their last checkpoint, and
@@ -38,14 +39,12 @@ import tyro
 from rich.live import Live
 
 from experiments.table1 import locks, queue, status
-from experiments.table1.cells import DATASETS, SCALES, Cell
+from experiments.table1.cells import SCALES, Cell
 from experiments.table1.cells import queue as queue_of
-from experiments.table1.work import Job, check_scale, renew_starts
+from experiments.table1.work import RESULTS, Job, check_scale, files, renew_starts
 from gpvae_jax.cli import EXPECTED
 from gpvae_jax.naming import unknown
 from gpvae_jax.progress import console, say
-
-RESULTS = Path(__file__).parents[1] / "results" / "table1"
 
 STOP_SECONDS = 60.0
 
@@ -82,7 +81,7 @@ def main(command: Table1) -> int:
     if command.workers < 1:
         raise ValueError(f"--workers must be at least 1, got {command.workers}.")
     cells = queue_of(command.datasets, command.latents, command.likelihoods, command.methods)
-    job = Job(command.budget, SCALES[command.budget], command.out, command.results, _files(command.data))
+    job = Job(command.budget, SCALES[command.budget], command.out, command.results, files(command.data))
     check_scale(job, cells)
     if command.dry_run:
         console.print(status.plan(status.states(job, cells, time.time()), status.estimates(job, cells)))
@@ -151,14 +150,6 @@ def _bury(job: Job, cells: list[Cell], process: BaseProcess) -> bool:
         queue.fail(job, cell, f"Its worker ended with exit code {process.exitcode} (negative: that signal).")
         queue.lock_of(job, cell).unlink(missing_ok=True)
     return bool(mine)
-
-
-def _files(items: tuple[str, ...]) -> dict[str, str]:
-    files = dict(item.partition("=")[::2] for item in items)
-    for name, path in files.items():
-        if name not in DATASETS or not path:
-            raise ValueError(f"--data takes NAME=FILE with a NAME of {', '.join(DATASETS)}, got '{name}'.")
-    return files
 
 
 if __name__ == "__main__":

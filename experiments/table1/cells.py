@@ -116,13 +116,15 @@ class Cell(NamedTuple):
 
 
 def needs(cell: Cell) -> list[Cell]:
-    """The cells that must be done before this one."""
+    """The cells that are done before this one: what it reads, and the row that the page holds it against."""
     if cell.kind == "start":
         return []
     start = cell._replace(kind="start", title="start")
     if cell.kind == "choice":
         return [start]
-    return [start, cell._replace(latents=CHOICE_LATENTS, kind="choice", title=BY_TITLE[cell.title].family)]
+    choice = cell._replace(latents=CHOICE_LATENTS, kind="choice", title=BY_TITLE[cell.title].family)
+    reference = [] if cell.title == "vae" else [cell._replace(title="vae")]
+    return [start, choice, *reference]
 
 
 def candidates(family: str) -> list[str]:

@@ -15,11 +15,10 @@ from pathlib import Path
 import tyro
 
 from experiments.table1.cells import CHOICE_LATENTS, DATASETS, LIKELIHOODS, SCALES
-from experiments.table1.tables import compare_rows, nats, read, section, settings, styles
+from experiments.table1.tables import compare_rows, latency, nats, read, section, settings, styles
+from experiments.table1.work import RESULTS
 from gpvae_jax import plots, runs
 from gpvae_jax.commands import save_figure
-
-RESULTS = Path(__file__).parents[1] / "results" / "table1"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +38,9 @@ def main(command: Page) -> None:
             if "vae" not in rows or len(rows) < 2:
                 continue
             picture = folder.with_suffix(".png")
-            save_figure(plots.likelihood_against_time(compare_rows(rows), styles(rows)), picture)
-            parts += [section(budget, rows), f"![likelihood against time]({_from(command.out, picture)})\n"]
+            times = latency(folder, rows)
+            save_figure(plots.likelihood_against_time(compare_rows(rows, times), styles(rows)), picture)
+            parts += [section(budget, rows, times), f"![likelihood against time]({_from(command.out, picture)})\n"]
         if choices := _choices(command.results / budget):
             parts.append(choices)
     if len(parts) == 1:
@@ -61,8 +61,8 @@ Made by `python -m experiments.table1.page` from what the cells of `python -m ex
 * Part of every difference between IWAE bounds is that of the proposals, so look at the ELBO beside it; k̂ > 0.7 is the
   share of images whose importance estimate is not to be trusted.
 * Bars in the figures are the standard errors, over images, of the gains.
-* Times: posterior of a batch, one sample and its density, median. In brackets against the VAE's, measured in turn with
-  it; before them this ratio times the time in the VAE's row, for cells are measured hours apart.
+* Times: posterior of a batch, one sample and its density, median; in brackets, in the VAE's. All rows of a table were
+  measured in turn.
 * Settings were chosen on validation images; the trials are at the end.
 """
 

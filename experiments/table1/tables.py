@@ -3,7 +3,7 @@
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,11 +14,34 @@ from gpvae_jax.plots.style import Style, method_styles
 from gpvae_jax.report import CompareRow, Estimate
 
 
+class Times(NamedTuple):
+    """Inference times of a table's rows."""
+
+    batch: int
+    median: dict[str, float]  # milliseconds
+
+
 def read(folder: Path) -> Results:
     """Title -> result of a table's finished rows, in the order of the list of rows."""
     found = [json.loads(path.read_text()) for path in folder.glob("*.json")]
     by_title = {f["cell"]["title"]: f for f in found if f["cell"]["kind"] == "row"}
     return {title: by_title[title] for title in _reading_order() if title in by_title}
+
+
+def latency_file(folder: Path) -> Path:
+    """Where the inference times of a table are."""
+    return folder.with_suffix(".latency.json")
+
+
+def latency(folder: Path, rows: Results) -> Times:
+    """Their inference times; raises ValueError, one sentence, where they have not all been measured."""
+    path = latency_file(folder)
+    found = json.loads(path.read_text()) if path.is_file() else {"batch": 0, "latency_ms": {}}
+    if missing := [title for title in rows if title not in found["latency_ms"]]:
+        raise ValueError(
+            f"{folder.name} has no inference time of {', '.join(missing)}; run python -m experiments.table1.latency."
+        )
+    return Times(found["batch"], {title: value["median"] for title, value in found["latency_ms"].items()})
 
 
 def _reading_order() -> list[str]:
@@ -38,7 +61,7 @@ def _is_composed(title: str) -> bool:
     return "base=" in BY_TITLE[title].label
 
 
-def compare_rows(rows: Results) -> list[CompareRow]:
+def compare_rows(rows: Results, times: Times) -> list[CompareRow]:
     """What the scatter needs to know of each row; the bounds' errors are those of the gains over the VAE."""
     gains = {title: gain(rows, title, "vae") for title in rows if title != "vae"}
     errors = {title: found.se for title, found in gains.items()}
@@ -55,8 +78,8 @@ def compare_rows(rows: Results) -> list[CompareRow]:
                 for k in found["num_samples"]
             },
             ess=found["test"]["ess"]["mean"],
-            latency_ms=_relative_time(found) * rows["vae"]["latency_ms"]["own"],
-            latency_batch=found["latency_batch"],
+            latency_ms=times.median[title],
+            latency_batch=times.batch,
         )
         for title, found in rows.items()
     ]
@@ -66,20 +89,19 @@ def _estimate(value: dict[str, Any]) -> Estimate:
     return Estimate(*(np.nan if value[name] is None else value[name] for name in ("mean", "stderr")))
 
 
-def section(budget: str, rows: Results) -> str:
+def section(budget: str, rows: Results, times: Times) -> str:
     """One table with its heading, what was run, and how its order stands to the papers'."""
     first = rows["vae"]
     cell, bounds = first["cell"], ["elbo", *(f"iwae_{k}" for k in first["num_samples"])]
-    vae_ms = first["latency_ms"]["own"]
     gains = {title: gain(rows, title, "vae") for title in rows if title != "vae"}
     known = {title: g for title, g in gains.items() if np.isfinite(g.p_value)}
     p_values = dict(zip(known, map(float, holm([g.p_value for g in known.values()])), strict=True))
     head = ["method", *(bound.upper().replace("_", "-") for bound in bounds), "over the VAE", "p", "k̂ > 0.7"]
-    head += [f"ms per {first['latency_batch']}", "training (s)", "settings"]
+    head += [f"ms per {times.batch}", "training (s)", "settings"]
     lines = ["| " + " | ".join(head) + " |", "|:---|" + "---:|" * (len(head) - 2) + ":---|"]
     for title, found in rows.items():
         cells = [title, *(_bound(found["test"][bound]) for bound in bounds)]
-        cells += [_gain(gains.get(title), p_values.get(title)), _p(p_values.get(title)), *_rest(found, vae_ms)]
+        cells += [_gain(gains.get(title), p_values.get(title)), _p(p_values.get(title)), *_rest(title, found, times)]
         lines.append("| " + " | ".join(cells) + " |")
     title = f"## {cell['data']}, {cell['likelihood']} likelihood, {cell['latents']} latents"
     return "\n".join([title, "", _what(budget, rows), "", *lines, "", sentence(rows), ""])
@@ -98,20 +120,15 @@ def _what(budget: str, rows: Results) -> str:
     return text if len(rows) == len(BY_TITLE) else f"{text} {len(rows)} of {len(BY_TITLE)} rows are done."
 
 
-def _rest(found: dict[str, Any], vae_ms: float) -> list[str]:
+def _rest(title: str, found: dict[str, Any], times: Times) -> list[str]:
     """Trustworthiness, times, and settings of a row."""
-    untrusted, relative = found["untrusted"], _relative_time(found)
+    untrusted, own = found["untrusted"], times.median[title]
     return [
         "–" if untrusted is None else f"{100 * untrusted:.0f} %",
-        f"{relative * vae_ms:.2f} ({relative:.1f}×)",
+        f"{own:.2f} ({own / times.median['vae']:.1f}×)",
         f"{found['train_seconds']:.0f}",
         settings(found["label"]),
     ]
-
-
-def _relative_time(found: dict[str, Any]) -> float:
-    """Inference time in that of the VAE, with which it was measured in turn, so that the machine's load cancels."""
-    return found["latency_ms"]["own"] / found["latency_ms"]["vae"]
 
 
 def _bound(value: dict[str, Any]) -> str:

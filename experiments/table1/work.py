@@ -8,16 +8,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.table1.cells import BY_TITLE, GUESSES, Cell, Scale, candidates, needs
+from experiments.table1.cells import BY_TITLE, DATASETS, GUESSES, Cell, Scale, candidates, needs
 from gpvae_jax import build, compare, config, data, runs
 from gpvae_jax.commands import finish_run, train_run
 from gpvae_jax.data import Dataset
-from gpvae_jax.evaluate.latency import measure
 from gpvae_jax.evaluate.paired import paired
-from gpvae_jax.evaluate.run import latency_call, params_by_seed
 from gpvae_jax.train import DivergenceError
 
-KEPT = ("num_examples", "num_seeds", "num_samples", "untrusted", "num_params", "latency_batch", "environment")
+RESULTS = Path(__file__).parents[1] / "results" / "table1"
+KEPT = ("num_examples", "num_seeds", "num_samples", "untrusted", "num_params", "environment")
 
 
 class Job(NamedTuple):
@@ -40,6 +39,15 @@ class Job(NamedTuple):
     def read(self, cell: Cell) -> dict[str, Any]:
         """What it has left."""
         return json.loads(self.result(cell).read_text())
+
+
+def files(items: tuple[str, ...]) -> dict[str, str]:
+    """NAME=FILE, …; raises ValueError, one sentence, where it is something else."""
+    found = dict(item.partition("=")[::2] for item in items)
+    for name, path in found.items():
+        if name not in DATASETS or not path:
+            raise ValueError(f"--data takes NAME=FILE with a NAME of {', '.join(DATASETS)}, got '{name}'.")
+    return found
 
 
 def do(job: Job, cell: Cell) -> None:
@@ -126,7 +134,7 @@ def _choose(job: Job, cell: Cell, dataset: Dataset) -> dict[str, Any]:
 
 
 def _row(job: Job, cell: Cell, dataset: Dataset) -> dict[str, Any]:
-    start, choice = needs(cell)
+    _, choice, *_ = needs(cell)
     label = f"{BY_TITLE[cell.title].label}:{job.read(choice)['chosen']}"
     folder, scale = job.folder(cell), job.scale
     run = train_run(folder, settings(job, cell, dataset, label, scale.epochs), dataset)
@@ -134,8 +142,6 @@ def _row(job: Job, cell: Cell, dataset: Dataset) -> dict[str, Any]:
     run = finish_run(folder, run.setup.config, dataset, num_samples=scale.num_samples, max_examples=scale.test_examples)
     results = json.loads((folder / "results.json").read_text())
     epochs = runs.history(folder)
-    timed = {"vae": runs.open_run(job.folder(start), dataset), "own": run}  # interleaved: the machine's load cancels
-    latency = measure({name: latency_call(r, params_by_seed(r)[0]) for name, r in timed.items()})
     return {
         "label": label,
         "test": results["test"],
@@ -145,7 +151,6 @@ def _row(job: Job, cell: Cell, dataset: Dataset) -> dict[str, Any]:
         "validation_elbo": float(np.mean(_at_best(epochs))),
         "train_seconds": sum(epoch["seconds"] for epoch in epochs),
         "seconds": _seconds(run) + round(time.perf_counter() - started, 1),
-        "latency_ms": {name: value.median for name, value in latency.items()},
         "values": _values(run, f"iwae_{max(scale.num_samples)}"),
     }
 

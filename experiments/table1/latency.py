@@ -1,0 +1,74 @@
+"""Inference time of every finished row, all rows of a table in turn: for a machine that does nothing else.
+
+    python -m experiments.table1.latency --data omniglot=omniglot.npz
+
+Reads experiments/results/table1/SCALE/TABLE/*.json and writes TABLE.latency.json beside the folders: milliseconds for
+a batch of 128, for its posterior, one sample of it and that sample's density, median and 10th and 90th percentiles of
+the time the process had. Parameters are as before training, for the operations are the same. Compiling all rows takes
+two minutes per table of one CPU core, and each row is called for a second.
+"""
+
+import dataclasses
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import tyro
+
+from experiments.table1.cells import SCALES, Cell
+from experiments.table1.tables import latency_file, read
+from experiments.table1.work import RESULTS, Job, files, settings
+from gpvae_jax import build, data, runs
+from gpvae_jax.commands import use_compilation_cache
+from gpvae_jax.data import Dataset
+from gpvae_jax.evaluate.latency import measure
+from gpvae_jax.evaluate.run import LATENCY_BATCH, latency_call
+from gpvae_jax.progress import say
+
+
+@dataclasses.dataclass(frozen=True)
+class Latency:
+    """What is measured."""
+
+    data: tuple[str, ...] = ()
+    """Files of your own for data sets by name, as in omniglot=FILE.npz."""
+    results: Path = RESULTS
+    seconds: float = 1.0
+    """For each row."""
+
+
+def main(command: Latency) -> None:
+    """Measure table after table."""
+    use_compilation_cache()
+    for budget, scale in SCALES.items():
+        job = Job(budget, scale, Path(), command.results, files(command.data))
+        for folder in sorted(path for path in (command.results / budget).glob("*") if path.is_dir()):
+            if not (rows := read(folder)):
+                continue
+            name = next(iter(rows.values()))["cell"]["data"]
+            dataset = data.load(job.files.get(name, name))
+            calls = {title: _call(job, found, dataset) for title, found in rows.items()}
+            times = measure(calls, seconds=command.seconds, clock=time.process_time)
+            found = {title: value._asdict() for title, value in times.items()}
+            batch = min(LATENCY_BATCH, len(dataset.test))
+            runs.write_json(
+                latency_file(folder), {"batch": batch, "latency_ms": found, "environment": runs.environment()}
+            )
+            say(f"{folder.name}: {len(found)} rows, the VAE {times['vae'].median:.2f} ms")
+
+
+def _call(job: Job, found: dict[str, Any], dataset: Dataset) -> tuple[Any, tuple[Any, ...]]:
+    """A finished row's inference, untrained."""
+    setup = build.build(settings(job, Cell(**found["cell"]), dataset, found["label"], epochs=1), dataset)
+    params = jax.jit(setup.trainer.init)(jax.random.key(0), setup.data).params
+    return latency_call(runs.Run(Path(), setup), params)
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Latency, description=__doc__))
+    except (ValueError, FileNotFoundError) as error:
+        print(f"table1: {error}", file=sys.stderr)
+        sys.exit(1)
