@@ -10,7 +10,8 @@ def row(bound: float, validation: float, spread: float = 0.0) -> dict:
     noise = np.random.default_rng(0).standard_normal(100)
     images = bound + spread * (noise - noise.mean())
     seeds = images.mean() + np.array([-0.01, 0.0, 0.01])
-    return {"validation_elbo": validation, "values": {"bound": "iwae_4", "images": list(images), "seeds": list(seeds)}}
+    kept = {"images": list(images), "seeds": list(seeds)}
+    return {"validation_elbo": validation, "num_samples": [2, 4], "values": {"iwae_4": kept}}
 
 
 def test_the_sentence_says_where_the_papers_order_holds_and_where_not():
@@ -31,6 +32,32 @@ def test_the_sentence_says_where_the_papers_order_holds_and_where_not():
 
 def test_an_image_without_a_finite_bound_is_no_comparison():
     lost = row(-88, -88)
-    lost["values"]["images"][3] = None
+    lost["values"]["iwae_4"]["images"][3] = None
     assert np.isnan(claims.gain({"vae": row(-90, -90), "savi 2": lost}, "savi 2", "vae").p_value)
     assert claims.sentence({"vae": row(-90, -90), "savi 2": lost}).startswith("None of the papers' claims")
+
+
+def test_the_share_of_the_gap_is_a_ratio_of_means_with_the_bootstraps_error():
+    rng = np.random.default_rng(0)
+    vae = -90 + rng.standard_normal(400)
+    gaps = rng.gamma(4.0, 0.5, 300)  # of the first images
+    own = vae + np.concatenate([gaps, np.full(100, 1e6)]) * 1.2 + 0.3 * rng.standard_normal(400)
+    rows = {
+        "vae": {"values": {"elbo": {"images": vae}, "amortization_gap": {"images": gaps}}},
+        "newton 1": {"values": {"elbo": {"images": own}}},
+    }
+    found = claims.share(rows, "newton 1")
+    gains = (own - vae)[:300]
+    np.testing.assert_allclose(found.mean, gains.sum() / gaps.sum(), rtol=1e-12)
+    drawn = rng.integers(300, size=(4000, 300))
+    bootstrap = np.std(gains[drawn].sum(axis=1) / gaps[drawn].sum(axis=1))
+    np.testing.assert_allclose(found.se, bootstrap, rtol=0.05)  # the bootstrap's own error is 1 %
+
+
+def test_the_gap_keeps_its_errors_over_images_and_seeds():
+    own = np.random.default_rng(0).gamma(4.0, 0.5, (3, 50))
+    kept = {"images": list(own.mean(axis=0)), "seeds": list(own.mean(axis=1))}
+    found = claims.gap({"vae": {"values": {"amortization_gap": kept}}})
+    np.testing.assert_allclose(found.mean, own.mean())
+    np.testing.assert_allclose(found.se, own.mean(axis=0).std(ddof=1) / 50**0.5)
+    np.testing.assert_allclose(found.se_seeds, own.mean(axis=1).std(ddof=1) / 3**0.5)

@@ -1,7 +1,7 @@
 """What the papers claim of the order of the methods, held against a table."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,14 +20,44 @@ CLAIMS = (
 )
 
 
+class Share(NamedTuple):
+    """Of the VAE's amortization gap, what a row's ELBO is above the VAE's."""
+
+    mean: float
+    se: float  # over images
+
+
 def gain(rows: Results, a: str, b: str) -> Paired:
-    """a's bound less b's, paired by images and by seeds, in nats."""
-    return paired(_values(rows[b]), _values(rows[a]))
+    """a's bound of the most samples less b's, paired by images and by seeds, in nats."""
+    bound = f"iwae_{max(rows[a]['num_samples'])}"
+    return paired(_values(rows[b], bound), _values(rows[a], bound))
 
 
-def _values(found: dict[str, Any]) -> np.ndarray:
+def gap(rows: Results) -> Paired:
+    """The VAE's amortization gap: the ELBO of each image's best diagonal Gaussian less that of the encoder's, nats."""
+    found = _values(rows["vae"], "amortization_gap")
+    return paired(np.zeros_like(found), found)
+
+
+def share(rows: Results, title: str) -> Share:
+    """The row's ELBO gain over that gap, on the same images: a ratio r of means Σ_n g_n / Σ_n G_n.
+
+    Its error is that of the linearised ratio, the standard error of g_n − r G_n over the mean of G.
+    """
+    vae, gaps, own = (
+        np.array(rows[name]["values"][of]["images"], np.float64)
+        for name, of in (("vae", "elbo"), ("vae", "amortization_gap"), (title, "elbo"))
+    )
+    count = len(gaps)
+    gains = own[:count] - vae[:count]
+    ratio = gains.mean() / gaps.mean()
+    return Share(float(ratio), float(np.std(gains - ratio * gaps, ddof=1) / math.sqrt(count) / abs(gaps.mean())))
+
+
+def _values(found: dict[str, Any], bound: str) -> np.ndarray:
     """[R, N] with the row's means over seeds and over images, from which the pairing cannot tell its own values."""
-    images, seeds = (np.array([math.nan if v is None else v for v in found["values"][k]]) for k in ("images", "seeds"))
+    kept = found["values"][bound]
+    images, seeds = (np.array([math.nan if v is None else v for v in kept[name]]) for name in ("images", "seeds"))
     return images + (seeds - seeds.mean())[:, None]
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.table1.cells import BY_TITLE
-from experiments.table1.claims import Results, gain, sentence
+from experiments.table1.claims import Results, gain, gap, sentence, share
 from gpvae_jax.evaluate.paired import Paired, holm
 from gpvae_jax.plots.style import Style, method_styles
 from gpvae_jax.report import CompareRow, Estimate
@@ -96,12 +96,20 @@ def section(budget: str, rows: Results, times: Times) -> str:
     gains = {title: gain(rows, title, "vae") for title in rows if title != "vae"}
     known = {title: g for title, g in gains.items() if np.isfinite(g.p_value)}
     p_values = dict(zip(known, map(float, holm([g.p_value for g in known.values()])), strict=True))
-    head = ["method", *(bound.upper().replace("_", "-") for bound in bounds), "over the VAE", "p", "k̂ > 0.7"]
+    head = [
+        "method",
+        *(bound.upper().replace("_", "-") for bound in bounds),
+        "over the VAE",
+        "p",
+        "of the gap",
+        "k̂ > 0.7",
+    ]
     head += [f"ms per {times.batch}", "training (s)", "settings"]
     lines = ["| " + " | ".join(head) + " |", "|:---|" + "---:|" * (len(head) - 2) + ":---|"]
     for title, found in rows.items():
         cells = [title, *(_bound(found["test"][bound]) for bound in bounds)]
-        cells += [_gain(gains.get(title), p_values.get(title)), _p(p_values.get(title)), *_rest(title, found, times)]
+        cells += [_gain(gains.get(title), p_values.get(title)), _p(p_values.get(title)), _share(rows, title)]
+        cells += _rest(title, found, times)
         lines.append("| " + " | ".join(cells) + " |")
     title = f"## {cell['data']}, {cell['likelihood']} likelihood, {cell['latents']} latents"
     return "\n".join([title, "", _what(budget, rows), "", *lines, "", sentence(rows), ""])
@@ -117,6 +125,8 @@ def _what(budget: str, rows: Results) -> str:
         f"Scale {budget}: {first['scale']['architecture']} networks, {first['num_seeds']} seeds, "
         f"{first['num_examples']} test images; on {' and '.join(devices)}; commit {', '.join(commits)}."
     )
+    of_gap = len(first["values"]["amortization_gap"]["images"])
+    text += f" The VAE's amortization gap: {nats(gap(rows)._asdict())} nats on {of_gap} of the images."
     return text if len(rows) == len(BY_TITLE) else f"{text} {len(rows)} of {len(BY_TITLE)} rows are done."
 
 
@@ -151,6 +161,13 @@ def nats(found: dict[str, float | None] | None) -> str:
         return "–"
     mean, se, seeds = (math.nan if found[name] is None else found[name] for name in ("mean", "se", "se_seeds"))
     return f"{mean:+.2f} ± {se:.2f} ({seeds:.2f})".replace("-", "−")
+
+
+def _share(rows: Results, title: str) -> str:
+    if title == "vae":
+        return "–"
+    found = share(rows, title)
+    return f"{100 * found.mean:.0f} ± {100 * found.se:.0f} %".replace("-", "−")
 
 
 def _p(value: float | None) -> str:
