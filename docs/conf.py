@@ -14,7 +14,14 @@ project = "gpvae_jax"
 author = "The gpvae_jax authors"
 copyright = "The gpvae_jax authors, MIT licence"
 root_doc = "README"
-include_patterns = ["README.md", "docs/*.md", "docs/api/*", "experiments/notebooks/*.ipynb", "experiments/results/*.md"]
+include_patterns = [
+    "README.md",
+    "docs/*.md",
+    "docs/api/*",
+    "experiments/notebooks/*.ipynb",
+    "experiments/*.md",
+    "experiments/results/*.md",
+]
 exclude_patterns = [".*", "build", "runs", "**/__pycache__"]
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "site_extension"]
