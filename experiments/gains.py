@@ -18,6 +18,7 @@ import tyro
 
 from gpvae_jax import compare, config, runs
 from gpvae_jax.evaluate.paired import paired
+from gpvae_jax.evaluate.run import example_values
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -56,10 +57,7 @@ def finished(folder: Path, config_file: Path) -> dict[str, Path]:
 
 def gains(folder: Path, config_file: Path) -> list[dict[str, Any]]:
     """Per finished row: name, and for each bound the mean, and the gain over the first row with both errors (nats)."""
-    values = {}
-    for title, place in finished(folder, config_file).items():
-        with np.load(place / "test.npz") as arrays:
-            values[title] = {name: arrays[name].astype(np.float64) for name in arrays.files}
+    values = {title: example_values(place) for title, place in finished(folder, config_file).items()}
     first = next(iter(values.values()))
     bounds = ["elbo", *sorted((n for n in first if n.startswith("iwae_")), key=lambda n: int(n[5:]))]
     rows = []

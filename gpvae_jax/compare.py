@@ -15,7 +15,7 @@ import numpy as np
 from gpvae_jax import config, plots, runs
 from gpvae_jax.evaluate.latency import Latency, measure
 from gpvae_jax.evaluate.paired import Verdict, holm, paired, verdict
-from gpvae_jax.evaluate.run import LATENCY_BATCH, latency_call, params_by_seed
+from gpvae_jax.evaluate.run import LATENCY_BATCH, example_values, latency_call, params_by_seed
 from gpvae_jax.likelihoods import bits_per_dim
 from gpvae_jax.report import CompareRow, Estimate, Picture, estimate, table, write_report
 from gpvae_jax.report.rows import BELOW, BEST, TIED
@@ -82,7 +82,7 @@ def rows(compared: dict[str, runs.Run]) -> list[CompareRow]:
 
     Inference is timed here, all methods in turn, so that their ratios hold. Bounds average over seeds first.
     """
-    values = {name: example_values(run) for name, run in compared.items()}
+    values = {name: example_values(run.folder) for name, run in compared.items()}
     bounds = _largest_bounds(values)
     first, *others = bounds
     gains = {name: paired(bounds[first], bounds[name]) for name in others}
@@ -125,12 +125,6 @@ def _verdict_of(name: str, found: Verdict) -> str:
     return TIED if name in found.tied else BELOW
 
 
-def example_values(run: runs.Run, split: str = "test") -> dict[str, np.ndarray]:
-    """Per-example results [R, N] of a run's R seeds, evaluated on that split."""
-    with np.load(run.folder / f"{split}.npz") as arrays:
-        return {name: arrays[name].astype(np.float64) for name in arrays.files}
-
-
 def _largest_bounds(values: dict[str, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """The IWAE bounds [R, N] of the most samples."""
     name = max((n for n in next(iter(values.values())) if n.startswith("iwae_")), key=lambda n: int(n[len("iwae_") :]))
@@ -139,9 +133,8 @@ def _largest_bounds(values: dict[str, dict[str, np.ndarray]]) -> dict[str, np.nd
 
 def conclusion(compared: dict[str, runs.Run]) -> str:
     """One sentence: which method has the highest bound, and from which others it cannot be told."""
-    return verdict(
-        _largest_bounds({name: example_values(run) for name, run in compared.items()}), "test bound"
-    ).sentence
+    values = {name: example_values(run.folder) for name, run in compared.items()}
+    return verdict(_largest_bounds(values), "test bound").sentence
 
 
 def latencies(compared: dict[str, runs.Run]) -> dict[str, Latency]:

@@ -16,10 +16,10 @@ import pytest
 from experiments.table1 import __main__ as command
 from experiments.table1 import cells, claims, latency, locks, page, queue, status, work
 from experiments.table1.cells import Cell, Scale
-from gpvae_jax import build, compare, data
+from gpvae_jax import build, data
 from gpvae_jax.commands import train_run
 from gpvae_jax.evaluate.paired import paired
-from gpvae_jax.runs import Run
+from gpvae_jax.evaluate.run import example_values
 from gpvae_jax.train import DivergenceError
 
 TINY = Scale("mlp", (12,), 200, 2, 2, 1, True, 2, 30, 20, (2, 4), None, 21_000, 6e-6)
@@ -93,7 +93,7 @@ def test_an_interrupted_cell_goes_on_and_a_finished_one_is_skipped(job, monkeypa
     assert queue.state(job, wanted[-1], started).name == "waiting"  # an old failure is tried again
     queue.work(job, wanted, started)
     rows = {title: job.read(named(job, title)) for title in ("vae", "gpvae")}
-    own = [compare.example_values(Run(job.folder(named(job, title)), None))["iwae_4"] for title in rows]
+    own = [example_values(job.folder(named(job, title)))["iwae_4"] for title in rows]
     kept, direct = claims.gain(rows, "gpvae", "vae"), paired(*own)
     np.testing.assert_allclose(kept[:3], direct[:3], atol=1e-3)
     np.testing.assert_allclose(kept.p_value, direct.p_value, atol=0.05)  # ranks of rounded differences
@@ -134,12 +134,13 @@ def test_settings_that_diverge_are_not_chosen(job, monkeypatch):
         if "unit_features" in folder.name and "2e-3" in folder.name:
             raise DivergenceError(1, 0, None)
         assert options["split"] == "validation"
-        return next(bound for part, bound in reversed(bounds.items()) if part in folder.name)
+        found = next(bound for part, bound in reversed(bounds.items()) if part in folder.name)
+        return types.SimpleNamespace(folder=found)
 
     monkeypatch.setattr(cells, "RATES", ("train.learning_rate=1e-3", "train.learning_rate=2e-3"))
     monkeypatch.setattr(cells, "CHOICES", {"gpvae": ("", "unit_features=true")})
     monkeypatch.setattr(work, "finish_run", finished)
-    monkeypatch.setattr(compare, "example_values", lambda bound, split: {"iwae_2": np.full((2, 3), bound)})
+    monkeypatch.setattr(work, "example_values", lambda bound, split: {"iwae_2": np.full((2, 3), bound)})
     cell = named(job, "gpvae")._replace(kind="choice")
     found = work._choose(job, cell, data.load("digits"))
     assert found["chosen"] == "train.learning_rate=2e-3"

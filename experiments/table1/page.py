@@ -69,9 +69,6 @@ Made by `python -m experiments.table1.page` from what the cells of `python -m ex
 """
 
 
-_HEADER = "| table | family | settings | bound | over the first |"
-
-
 def _in_order(folder: Path) -> list[Path]:
     """The tables of a scale, as the queue orders them."""
     order = {f"{data}-{name}": (i, j) for i, data in enumerate(DATASETS) for j, name in enumerate(LIKELIHOODS)}
@@ -102,7 +99,8 @@ def _choices(folder: Path) -> str:
         f"IWAE bound on validation images after short runs, at {CHOICE_LATENTS} latents, and what it is above the "
         "family's first settings: mean ± standard error over images (over seeds); nats."
     )
-    return "\n".join([title, "", what, "", _HEADER, "|:---|:---|:---|---:|---:|", *lines, ""])
+    head = ["| table | family | settings | bound | over the first |", "|:---|:---|:---|---:|---:|"]
+    return "\n".join([title, "", what, "", *head, *lines, ""])
 
 
 def _from(page: Path, picture: Path) -> str:

@@ -13,6 +13,7 @@ from gpvae_jax import build, compare, config, data, runs
 from gpvae_jax.commands import finish_run, train_run
 from gpvae_jax.data import Dataset
 from gpvae_jax.evaluate.paired import paired
+from gpvae_jax.evaluate.run import example_values
 from gpvae_jax.evaluate.slow import optimal_bounds
 from gpvae_jax.train import DivergenceError
 
@@ -121,7 +122,7 @@ def _choose(job: Job, cell: Cell, dataset: Dataset) -> dict[str, Any]:
                 max_examples=job.scale.trial_examples,
                 split="validation",
             )
-            values[end] = compare.example_values(run, "validation")[f"iwae_{samples[0]}"]
+            values[end] = example_values(run.folder, "validation")[f"iwae_{samples[0]}"]
     bounds = {end: float(v.mean()) for end, v in values.items() if np.all(np.isfinite(v))}
     if not bounds:
         raise ValueError(f"None of the settings of {cell.title} has finite bounds, so there is none to choose.")
@@ -143,7 +144,7 @@ def _row(job: Job, cell: Cell, dataset: Dataset) -> dict[str, Any]:
     started = time.perf_counter()
     run = finish_run(folder, run.setup.config, dataset, num_samples=scale.num_samples, max_examples=scale.test_examples)
     results = json.loads((folder / "results.json").read_text())
-    values = {bound: compare.example_values(run)[bound] for bound in ("elbo", f"iwae_{max(scale.num_samples)}")}
+    values = {bound: example_values(folder)[bound] for bound in ("elbo", f"iwae_{max(scale.num_samples)}")}
     if cell.title == "vae":
         count = min(GAP_EXAMPLES, results["num_examples"])
         best = optimal_bounds(run, max_examples=count, families=("diagonal",))["diagonal"]
@@ -179,10 +180,10 @@ def _seconds(run: runs.Run) -> float:
 
 def renew_starts(job: Job, cells: list[Cell]) -> None:
     """Where a start's run is gone, as on another machine, and rows that need it are left, have it trained again."""
-    for cell in cells:
-        left = any(cell in needs(other) and not job.result(other).is_file() for other in cells)
-        if cell.kind == "start" and left and not job.folder(cell).is_dir():
-            job.result(cell).unlink(missing_ok=True)
+    lost = [c for c in cells if c.kind == "start" and job.result(c).is_file() and not job.folder(c).is_dir()]
+    for start in lost:
+        if any(start in needs(other) and not job.result(other).is_file() for other in cells):
+            job.result(start).unlink()
 
 
 def _check_images(job: Job, cell: Cell, dataset: Dataset) -> None:

@@ -34,11 +34,7 @@ def inference_call(method: InferenceMethod) -> Callable[..., Any]:
 
 
 def measure(
-    calls: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]],
-    *,
-    seconds: float = 1.0,
-    warmup: int = 3,
-    clock: Callable[[], float] = time.perf_counter,
+    calls: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]], *, seconds: float = 1.0, warmup: int = 3
 ) -> dict[str, Latency]:
     """Time several functions in turn, A B C A B C …, each for about `seconds` in all and LEAST times.
 
@@ -49,7 +45,7 @@ def measure(
     for name, (function, arguments) in calls.items():
         arguments = jax.device_put(arguments)
         ready[name] = _waited_for(jax.jit(function).lower(*arguments).compile(), arguments)
-    return interleave(ready, seconds=seconds, warmup=warmup, clock=clock)
+    return interleave(ready, seconds=seconds, warmup=warmup)
 
 
 def _waited_for(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Callable[[], Any]:

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -81,6 +82,12 @@ def evaluate_run(
     runs.write_npz(run.folder / f"{split}.npz", arrays)
     runs.write_json(run.folder / SPLITS[split], results)
     return results
+
+
+def example_values(folder: Path, split: str = "test") -> dict[str, Float[np.ndarray, "R N"]]:
+    """Every example's values, R seeds and N examples, that `evaluate_run` has kept of a split; in float64."""
+    with np.load(folder / f"{split}.npz") as arrays:
+        return {name: arrays[name].astype(np.float64) for name in arrays.files}
 
 
 def split_examples(run: runs.Run, split: str, count: int | None, seed: int) -> Float[np.ndarray, "N *D"]:

@@ -9,7 +9,7 @@ import numpy as np
 from gpvae_jax import runs
 from gpvae_jax.evaluate.gaps import Gaps, gaps
 from gpvae_jax.evaluate.kept import Arrays
-from gpvae_jax.evaluate.run import SPLITS, params_by_seed, split_examples, summary
+from gpvae_jax.evaluate.run import SPLITS, example_values, params_by_seed, split_examples, summary
 from gpvae_jax.evaluate.scores import example_scores
 from gpvae_jax.evaluate.uncertainty import calibration, spearman
 from gpvae_jax.methods.svi import FAMILIES
@@ -20,7 +20,7 @@ PER_GROUP = 10  # at least
 
 def gap_summaries(run: runs.Run, optima: Arrays, annealed: Arrays | None, split: str = "test") -> dict[str, Any]:
     """Means and standard errors of the gaps per family, against the larger of AIS and IWAE; needs the split's .npz."""
-    values = bounds_of(run, split)
+    values = example_values(run.folder, split)
     count = next(iter(optima.values())).shape[1]
     if values["elbo"].shape[1] < count:
         raise ValueError(
@@ -63,7 +63,7 @@ def uncertainty_summaries(run: runs.Run, optima: Arrays) -> dict[str, Any]:
 
     The gap is that of the diagonal Gaussian. A method without GP errors has the trivial scores alone.
     """
-    elbo, best = bounds_of(run, "test")["elbo"], optima["diagonal"]
+    elbo, best = example_values(run.folder)["elbo"], optima["diagonal"]
     count = best.shape[1]
     x = jnp.asarray(split_examples(run, "test", count, 0))
     correlations, quantiles = [], []
@@ -75,12 +75,6 @@ def uncertainty_summaries(run: runs.Run, optima: Arrays) -> dict[str, Any]:
         if groups > 1:
             quantiles.append({name: calibration(score, gap, groups)._asdict() for name, score in scores.items()})
     return {"examples": count, "spearman_with_amortization_gap": correlations, "calibration": quantiles}
-
-
-def bounds_of(run: runs.Run, split: str) -> Arrays:
-    """Per-example bounds [R, N] that `evaluate_run` has kept of a split."""
-    with np.load(run.folder / f"{split}.npz") as arrays:
-        return {name: arrays[name].astype(np.float64) for name in arrays.files}
 
 
 def _difference(a: dict[str, float], b: dict[str, float]) -> dict[str, float]:
