@@ -4,7 +4,7 @@
 
 Takes the VAE that figure 3 has trained, or trains it (2 latents, Bernoulli likelihood, dynamic binarisation, 400-400
 networks, 60 epochs, seed 0), then adds two components, each first alone on the bounded-KL objective (10 epochs), then
-all jointly with the decoder (10 epochs). Drawn at 1, 2 and 3 components: the four of the first 100 test images whose
+all of them with the decoder (10 epochs). Drawn at 1, 2 and 3 components: the four of the first 100 test images whose
 VAE posterior is worst, by the exact KL(Q ‖ p(z|x)) on a grid; printed: that error's mean over the 100. The decoder
 changes between the rows, and with it the true posterior. About ten minutes on one CPU core, and four for the VAE.
 The runs resume. In the post's concept the error falls with every component; in a trial with 2 epochs in place of each
@@ -40,7 +40,7 @@ class Figure5:
     folder: Path = Path("runs/figure5")
     vae_epochs: int = 60
     newest_epochs: int = 10
-    joint_epochs: int = 10
+    together_epochs: int = 10
     cap: float = 2.0
     graded: int = 100
     """Test images whose exact error is computed."""
@@ -51,10 +51,10 @@ def main(command: Figure5) -> None:
     use_compilation_cache()
     stages = [trained(command.vae, command.vae_epochs)]
     for m in range(2, COMPONENTS + 1):
-        alone = (f"num_components={m}", "refinement=newest", f"cap={command.cap:g}")
+        settings = (f"num_components={m}", f"cap={command.cap:g}")
+        alone = (*settings, "refinement=newest")
         run = _grown(command.folder / f"{m}-alone", command.newest_epochs, stages[-1], alone)
-        jointly = (alone[0], "refinement=joint")
-        stages.append(_grown(command.folder / f"{m}-jointly", command.joint_epochs, run, jointly))
+        stages.append(_grown(command.folder / f"{m}-together", command.together_epochs, run, settings))
 
     setup = stages[0].setup
     x = setup.observation.evaluate(jnp.asarray(setup.dataset.test[: command.graded]))

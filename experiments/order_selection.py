@@ -3,11 +3,12 @@
     python -m experiments.order_selection
     python -m experiments.order_selection --data omniglot.npz --likelihood gaussian --name order_omniglot_gaussian
 
-A VAE is trained (20 epochs, KL warm-up over the first 5), then grown one component at a time, each order trained
-jointly for 10 epochs, order 1 too. As a control, order 1 is also trained for as long as all orders together: what it
-gains by that is not the components' doing. After each order the ELBO of every validation image (8 draws per component,
-averaged over 3 seeds) is compared with the order before, image by image; the first order whose successor does not
-gain more than one standard error is chosen, and not more than --largest are tried. Prints the curve and the reason.
+A VAE is trained (20 epochs, KL warm-up over the first 5), then grown one component at a time, all components of each
+order and the decoder trained for 10 epochs, order 1 too. As a control, order 1 is also trained for as long as all
+orders together: what it gains by that is not the components' doing. After each order the ELBO of every validation
+image (8 draws per component, averaged over 3 seeds) is compared with the order before, image by image; the first
+order whose successor does not gain more than one standard error is chosen, and not more than --largest are tried.
+Prints the curve and the reason.
 About an hour on one CPU core for MNIST up to order 5. Writes experiments/results/NAME.json and NAME.png.
 """
 
@@ -51,7 +52,7 @@ class OrderSelection:
     vae_epochs: int = 20
     order_epochs: int = 10
     seeds: int = 3
-    refinement: str = "joint"
+    refinement: str = "recursive"
     initial_epsilon: float = 0.0
     """At which a component's weight starts; 0: all alike."""
     validation_images: int = 2000

@@ -37,8 +37,9 @@ SPACES: dict[str, dict[str, tuple]] = {
     },
     "recmix": {
         "refinement": ("recursive", "joint"),
+        "against": ("others", "earlier"),
         "epsilon": ("amortized", "constant"),
-        "initial_epsilon": (0.1, 0.3),
+        "initial_epsilon": (0.0, 0.1),
     },
     "mixture": {"weights": ("uniform", "amortized", "constant")},
     "savi": {"step_size": (0.1, 0.3, 1.0), "inner_samples": (1, 2), "learn_step_size": ("false", "true")},

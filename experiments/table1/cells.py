@@ -44,16 +44,17 @@ ROWS = (
 )
 BY_TITLE = {row.title: row for row in ROWS}
 
+RECURSION = "against=earlier:initial_epsilon=0.1"  # RecMix as the paper has it
 RATES = ("train.learning_rate=1e-3", "train.learning_rate=2e-3")
 # family -> its settings to choose from on validation images, with either learning rate; "" is the default
 CHOICES: dict[str, tuple[str, ...]] = {
     "vae": ("",),
     "gpvae": ("", "unit_features=true"),
     "recmix": (  # the paper's recursion, with other caps; each component held against all others; everything jointly
-        "",
-        "cap=0.5",
-        "cap=10",
-        "cap=500",
+        RECURSION,
+        f"{RECURSION}:cap=0.5",
+        f"{RECURSION}:cap=10",
+        f"{RECURSION}:cap=500",
         "against=others:initial_epsilon=0",
         "refinement=joint:initial_epsilon=0",
     ),

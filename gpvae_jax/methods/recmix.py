@@ -30,16 +30,19 @@ def recmix(
     cap: float = 2.0,
     cap_on: str = "example",
     entropy_weight: float = 0.5,
-    against: str = "earlier",
+    against: str = "others",
     refinement: str = "recursive",
     epsilon: str = "amortized",
-    initial_epsilon: float = 0.1,
+    initial_epsilon: float = 0.0,
     shared_trunk: bool = False,
     num_samples: int = 1,
     evaluate_components: str = "auto",
     base: InferenceMethod | None = None,
 ) -> InferenceMethod:
     """Q_m = (1 − ε_m(x)) Q_{m−1} + ε_m(x) q_m, m = 1 … M − 1, each q_m an encoder of its own (eq. 5.1, paper).
+
+    The default holds each component against all others, from equal weights; the paper's recursion is
+    against="earlier" with an initial_epsilon that is small, as 0.1. docs/recmix_findings.md says why.
 
     num_components: M, components made by `init`; the other functions read M off the parameters (see `growth`).
     refinement: who is trained on what, all in one step with one set of draws.
@@ -51,7 +54,8 @@ def recmix(
       (eq. 5.7, paper); "greedy", L(Q_m) (eq. 5.8, derived); "entropy", E_{q_m}[log p − log Q_{m−1}] +
       entropy_weight · H(q_m) (eq. 5.9, paper).
     cap: nats per example; cap_on: "example", the mean of num_samples draws, or "sample", each draw.
-    against: "earlier", the criteria's Q_{m−1} (paper), or "others", the mixture of all components but m (derived).
+    against: what stands for Q_{m−1} in the criteria: "others", the mixture of all components but m (derived), or
+      "earlier", Q_{m−1} itself (paper). For a newest component the two are one.
     epsilon: "amortized", a small network of x, or "constant"; all start at initial_epsilon, or where that is 0 at
       ε_m = 1/(m + 1), which weighs all components alike (derived).
     shared_trunk: one trunk with M heads instead of M encoders. num_samples: draws of z per component, example and
@@ -119,7 +123,7 @@ def growth(
     initialization: str = "perturbed",
     perturbation: float = PERTURBATION,
     epsilon: str = "amortized",
-    initial_epsilon: float = 0.1,
+    initial_epsilon: float = 0.0,
     shared_trunk: bool = False,
     base: InferenceMethod | None = None,
 ) -> Growth:
