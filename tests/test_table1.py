@@ -118,6 +118,7 @@ def test_an_interrupted_cell_goes_on_and_a_finished_one_is_skipped(job, monkeypa
     work.renew_starts(job, wanted)
     assert not job.result(start).is_file()
     queue.work(job, wanted, time.time())
+    assert job.read(start)["parameters"] == found["start"] == rows["gpvae"]["start"]  # to the last bit
     np.testing.assert_allclose(*(of["values"]["elbo"]["seeds"] for of in (job.read(row), rows["gpvae"])), atol=0.1)
 
     job.result(row).unlink()

@@ -11,7 +11,7 @@ def row(bound: float, validation: float, spread: float = 0.0) -> dict:
     images = bound + spread * (noise - noise.mean())
     seeds = images.mean() + np.array([-0.01, 0.0, 0.01])
     kept = {"images": list(images), "seeds": list(seeds)}
-    return {"validation_elbo": validation, "num_samples": [2, 4], "values": {"iwae_4": kept}}
+    return {"validation_elbo": validation, "num_samples": [2, 4], "start": "a", "values": {"iwae_4": kept}}
 
 
 def test_the_sentence_says_where_the_papers_order_holds_and_where_not():
@@ -61,3 +61,10 @@ def test_the_gap_keeps_its_errors_over_images_and_seeds():
     np.testing.assert_allclose(found.mean, own.mean())
     np.testing.assert_allclose(found.se, own.mean(axis=0).std(ddof=1) / 50**0.5)
     np.testing.assert_allclose(found.se_seeds, own.mean(axis=1).std(ddof=1) / 3**0.5)
+
+
+def test_rows_of_another_start_are_marked():
+    starts = {"vae": "a", "gpvae": "a", "savi 2": "b", "wide vae": None}
+    rows = {title: {"start": start} for title, start in starts.items()} | {"iaf 2": {}}
+    assert [claims.marked(rows, title) for title in rows] == ["vae", "gpvae", "savi 2 †", "wide vae", "iaf 2 †"]
+    assert not claims.shares_start({"vae": {}, "iaf 2": {}}, "iaf 2", "vae")  # both unknown

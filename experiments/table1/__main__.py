@@ -64,7 +64,7 @@ class Table1:
     data: tuple[str, ...] = ()
     """Files of your own for data sets by name, as in omniglot=FILE.npz."""
     workers: int = 1
-    """Processes, each on its share of the cores."""
+    """Processes; at the scales for CPUs each has one core."""
     dry_run: bool = False
     """Only list the cells."""
     out: Path = Path("runs/table1")
@@ -102,7 +102,7 @@ def run(job: Job, cells: list[Cell], workers: int) -> dict[Cell, queue.State]:
     context = multiprocessing.get_context("spawn")
 
     def start(number: int) -> BaseProcess:
-        process = context.Process(target=queue.worker, args=(job, cells, started, number, workers))
+        process = context.Process(target=queue.worker, args=(job, cells, started, number))
         process.start()
         return process
 

@@ -27,6 +27,21 @@ class Share(NamedTuple):
     se: float  # over images
 
 
+def shares_start(rows: Results, a: str, b: str) -> bool:
+    """Whether two rows went on from the same parameters, or one of them from none; False where it is not known.
+
+    A start that was trained again differs from the first by what rounding does in ten epochs, which is of the order of
+    the differences between methods.
+    """
+    starts = [rows[title].get("start", "unknown") for title in (a, b)]
+    return None in starts or (starts[0] == starts[1] != "unknown")
+
+
+def marked(rows: Results, title: str) -> str:
+    """The title, with a dagger where the row went on from another start than the VAE's."""
+    return title if title == "vae" or shares_start(rows, title, "vae") else f"{title} †"
+
+
 def gain(rows: Results, a: str, b: str) -> Paired:
     """a's bound of the most samples less b's, paired by images and by seeds, in nats."""
     bound = f"iwae_{max(rows[a]['num_samples'])}"
@@ -81,15 +96,16 @@ def sentence(rows: Results) -> str:
     if not found:
         return "None of the papers' claims about the order can be judged from the rows that are done."
     p_values = dict(zip(found, holm([g.p_value for g in found.values()]), strict=True))
+    names = {title: marked(rows, title) for title in best.values()}
     kinds: dict[str, list[str]] = {"agrees": [], "differs": [], "cannot be told": []}
     for (a, b), g in found.items():
         if not g.is_significant(float(p_values[a, b])):
-            kinds["cannot be told"].append(f"{a} and {b} ({_nats(g)})")
+            kinds["cannot be told"].append(f"{names[a]} and {names[b]} ({_nats(g)})")
         elif g.mean > 0:
-            kinds["agrees"].append(f"{a} above {b} ({_nats(g)})")
+            kinds["agrees"].append(f"{names[a]} above {names[b]} ({_nats(g)})")
         else:
-            kinds["differs"].append(f"{b} above {a} ({_nats(g._replace(mean=-g.mean))})")
-    text = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in kinds.items() if names)
+            kinds["differs"].append(f"{names[b]} above {names[a]} ({_nats(g._replace(mean=-g.mean))})")
+    text = "; ".join(f"{kind}: {', '.join(pairs)}" for kind, pairs in kinds.items() if pairs)
     return f"Against the papers' order (each family by its best validation ELBO, Holm-corrected) — {text}."
 
 

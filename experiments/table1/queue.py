@@ -54,8 +54,8 @@ def work(job: Job, cells: list[Cell], started: float, wanted: Callable[[], bool]
             time.sleep(POLL_SECONDS)  # others are busy with what the rest needs
 
 
-def worker(job: Job, cells: list[Cell], started: float, number: int, workers: int) -> None:
-    """`work` in a process of its own, on its share of the processor's cores, for as long as its parent lives."""
+def worker(job: Job, cells: list[Cell], started: float, number: int) -> None:
+    """`work` in a process of its own, for as long as its parent lives; on a CPU, on one core."""
     parent, asked = os.getppid(), threading.Event()
 
     def stop(number: int, frame: object) -> None:
@@ -63,9 +63,11 @@ def worker(job: Job, cells: list[Cell], started: float, number: int, workers: in
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)
-    if workers > 1 and hasattr(os, "sched_setaffinity"):
+    if job.budget != "gpu" and hasattr(os, "sched_setaffinity"):
+        # one core: XLA divides a matrix product by their number, and with it changes the rounding, so that only with
+        # the same number a start that is trained again is the same to the last bit
         cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, cores[number % len(cores) :: workers])
+        os.sched_setaffinity(0, {cores[number % len(cores)]})
     with contextlib.suppress(KeyboardInterrupt):
         work(job, cells, started, wanted=lambda: not asked.is_set() and os.getppid() == parent)
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.table1.cells import BY_TITLE
-from experiments.table1.claims import Results, gain, gap, sentence, share
+from experiments.table1.claims import Results, gain, gap, marked, sentence, share
 from gpvae_jax.evaluate.paired import Paired, holm
 from gpvae_jax.plots.style import Style, method_styles
 from gpvae_jax.report import CompareRow, Estimate
@@ -100,12 +100,23 @@ def section(budget: str, rows: Results, times: Times) -> str:
     head += ["k̂ > 0.7", f"ms per {times.batch}", "training (s)", "settings"]
     lines = ["| " + " | ".join(head) + " |", "|:---|" + "---:|" * (len(head) - 2) + ":---|"]
     for title, found in rows.items():
-        cells = [title, *(_bound(found["test"][bound]) for bound in bounds)]
+        cells = [marked(rows, title), *(_bound(found["test"][bound]) for bound in bounds)]
         cells += [_gain(gains.get(title), p_values.get(title)), _p(p_values.get(title)), _share(rows, title)]
         cells += _rest(title, found, times)
         lines.append("| " + " | ".join(cells) + " |")
     title = f"## {cell['data']}, {cell['likelihood']} likelihood, {cell['latents']} latents"
-    return "\n".join([title, "", _what(budget, rows), "", *lines, "", sentence(rows), ""])
+    parts = [title, _what(budget, rows), "\n".join(lines), *_footnote(rows), sentence(rows)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _footnote(rows: Results) -> list[str]:
+    """What the dagger means, where there is one."""
+    if all(title == marked(rows, title) for title in rows):
+        return []
+    return [
+        "† From another training of the start than the VAE's row, or not known to be from the same: the difference to "
+        "other rows contains what rounding has made of that training."
+    ]
 
 
 def _what(budget: str, rows: Results) -> str:

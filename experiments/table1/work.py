@@ -6,12 +6,14 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from experiments.table1.cells import BY_TITLE, DATASETS, GUESSES, Cell, Scale, candidates, needs
 from gpvae_jax import build, compare, config, data, runs
 from gpvae_jax.commands import finish_run, train_run
 from gpvae_jax.data import Dataset
+from gpvae_jax.data.dataset import checksum
 from gpvae_jax.evaluate.paired import paired
 from gpvae_jax.evaluate.run import example_values
 from gpvae_jax.evaluate.slow import optimal_bounds
@@ -58,6 +60,8 @@ def do(job: Job, cell: Cell) -> None:
     dataset = data.load(job.files.get(cell.data, cell.data))
     _check_images(job, cell, dataset)
     found = {"start": _start, "choice": _choose, "row": _row}[cell.kind](job, cell, dataset)
+    if cell.kind != "start":
+        found["start"] = None if _from_scratch(job.scale, cell) else job.read(needs(cell)[0])["parameters"]
     found = {"cell": cell._asdict(), "budget": job.budget, "scale": job.scale._asdict()} | found
     job.result(cell).parent.mkdir(parents=True, exist_ok=True)
     runs.write_json(job.result(cell), found | {"data_checksum": dataset.checksum}, indent=None)
@@ -68,7 +72,7 @@ def settings(job: Job, cell: Cell, dataset: Dataset, label: str, epochs: int) ->
     scale = job.scale
     count = len(dataset.train) if scale.train_examples is None else min(scale.train_examples, len(dataset.train))
     row = None if cell.kind != "row" else BY_TITLE[cell.title]
-    scratch = cell.kind == "start" or (row and (row.own_shapes or not (scale.warm or row.family == "recmix")))
+    scratch = _from_scratch(scale, cell)
     if scratch and row:
         epochs += scale.start_epochs
     training = {
@@ -97,10 +101,19 @@ def settings(job: Job, cell: Cell, dataset: Dataset, label: str, epochs: int) ->
     return build.resolve(made, dataset)
 
 
+def _from_scratch(scale: Scale, cell: Cell) -> bool:
+    """Whether the cell's runs do not go on from the start."""
+    if cell.kind != "row":
+        return cell.kind == "start" or not (scale.warm or cell.title == "recmix")
+    row = BY_TITLE[cell.title]
+    return row.own_shapes or not (scale.warm or row.family == "recmix")
+
+
 def _start(job: Job, cell: Cell, dataset: Dataset) -> dict[str, Any]:
     """A VAE with KL warm-up and a constant learning rate, which the others go on from."""
     run = train_run(job.folder(cell), settings(job, cell, dataset, "vae", job.scale.start_epochs), dataset)
-    return {"seconds": _seconds(run), "environment": runs.environment()}
+    parameters = checksum([np.asarray(leaf) for leaf in jax.tree.leaves(runs.best_params(run))])
+    return {"parameters": parameters, "seconds": _seconds(run), "environment": runs.environment()}
 
 
 def _choose(job: Job, cell: Cell, dataset: Dataset) -> dict[str, Any]:
