@@ -2,15 +2,14 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-import optax
 
 from gpvae_jax import networks, train
 from gpvae_jax.capacity import inference_size, match_capacity
-from gpvae_jax.config import Config, ModelConfig, TrainConfig
+from gpvae_jax.config import Config, ModelConfig
 from gpvae_jax.data import Dataset
 from gpvae_jax.likelihoods import LIKELIHOODS, Likelihood
 from gpvae_jax.methods import METHODS
@@ -19,19 +18,12 @@ from gpvae_jax.model import latent_model
 from gpvae_jax.naming import unknown
 from gpvae_jax.objectives import iwae_trained
 from gpvae_jax.observation import Observation, observe
+from gpvae_jax.optimizers import beta_schedule, build_optimizer, check_train
+from gpvae_jax.settings import has_base, parse_settings
 from gpvae_jax.types import InferenceMethod, LatentModel, Network
 
 ARCHITECTURES = ("mlp", "conv")
-OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
-    "adam": optax.adam,
-    "adamw": optax.adamw,
-    "adamax": optax.adamax,
-    "sgd": optax.sgd,
-}
-SCHEDULES = ("constant", "cosine")
-EXAMPLES = ("train", "held_out", "model")
 BASE = "base="  # the setting that names the method another is built over
-POSITIVE = ("batch_size", "learning_rate", "validation_samples")
 
 
 class Setup(NamedTuple):
@@ -75,7 +67,7 @@ def build(config: Config, dataset: Dataset) -> Setup:
         build_optimizer(config.train, steps_per_epoch),
         observation,
         batch_size=config.train.batch_size,
-        beta=_beta(config.train, steps_per_epoch),
+        beta=beta_schedule(config.train, steps_per_epoch),
         ema_decay=config.train.ema_decay,
         patience=config.train.patience,
         validation_samples=config.train.validation_samples,
@@ -204,97 +196,6 @@ def _factory(name: str, items: Iterable[str], num_data: int) -> tuple[Callable[.
     if "num_data" in inspect.signature(METHODS[name]).parameters:
         settings.setdefault("num_data", num_data)
     return METHODS[name], settings
-
-
-def has_base(factory: Callable[..., InferenceMethod]) -> bool:
-    """Whether a method can be built over another one."""
-    return "base" in inspect.signature(factory).parameters
-
-
-def parse_settings(method: str, factory: Callable[..., InferenceMethod], items: Iterable[str]) -> dict[str, Any]:
-    """A method's settings from name=value texts. Raises ValueError on a name it does not have or a wrong value."""
-    known, settings = method_settings(factory), {}
-    for item in items:
-        name, equals, text = item.partition("=")
-        name = name.replace("-", "_")
-        if not equals:
-            raise ValueError(f"A method's setting is written name=value, got '{item}'.")
-        if name not in known:
-            raise ValueError(unknown(f"setting of {method}", name, known))
-        settings[name] = _parse(name, text, known[name])
-    return settings
-
-
-def method_settings(factory: Callable[..., InferenceMethod]) -> dict[str, Any]:
-    """The settings of a method that can be written as text, with their defaults, read off its signature."""
-    parameters = inspect.signature(factory).parameters.values()
-    return {p.name: p.default for p in parameters if isinstance(p.default, bool | int | float | str)}
-
-
-def _parse(name: str, text: str, default: Any) -> Any:
-    """The text of a setting as the type of its default."""
-    if isinstance(default, bool):
-        values: Mapping[str, bool] = {"true": True, "false": False}
-        if text.lower() in values:
-            return values[text.lower()]
-        raise ValueError(f"Setting {name} must be true or false, got '{text}'.")
-    try:
-        return type(default)(text)
-    except ValueError:
-        wanted = "a whole number" if isinstance(default, int) else "a number"
-        raise ValueError(f"Setting {name} must be {wanted}, got '{text}'.") from None
-
-
-def build_optimizer(config: TrainConfig, steps_per_epoch: int) -> optax.GradientTransformation:
-    """The optax optimiser with its schedule and clipping."""
-    if config.optimizer not in OPTIMIZERS:
-        raise ValueError(unknown("optimizer", config.optimizer, OPTIMIZERS))
-    if config.schedule not in SCHEDULES:
-        raise ValueError(unknown("schedule", config.schedule, SCHEDULES))
-    warmup, total = round(config.warmup_epochs * steps_per_epoch), config.epochs * steps_per_epoch
-    if config.schedule == "cosine":
-        rate = optax.cosine_decay_schedule(config.learning_rate, max(1, total - warmup))
-    else:
-        rate = optax.constant_schedule(config.learning_rate)
-    if warmup:
-        rise = optax.linear_schedule(0.0, config.learning_rate, warmup)
-        rate = optax.join_schedules([rise, rate], [warmup])
-    optimizer = OPTIMIZERS[config.optimizer](rate)
-    if config.clip_norm is None:
-        return optimizer
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
-
-
-def _beta(config: TrainConfig, steps_per_epoch: int) -> Callable[[Any], Any]:
-    warmup = round(config.beta_warmup_epochs * steps_per_epoch)
-    if not warmup:
-        return optax.constant_schedule(config.beta)
-    return optax.linear_schedule(0.0, config.beta, warmup)
-
-
-def check_train(config: TrainConfig) -> None:
-    """Raise ValueError, one sentence, on a training setting out of range."""
-    for name in POSITIVE:
-        if not getattr(config, name) > 0:
-            raise ValueError(f"{name} must be above 0, got {getattr(config, name)}.")
-    if config.epochs < 1 and (config.epochs < 0 or config.start_from is None):
-        raise ValueError(
-            f"epochs must be above 0, got {config.epochs}; 0 is for a run that takes over what start_from has trained."
-        )
-    if config.examples not in EXAMPLES:
-        raise ValueError(unknown("choice of examples", config.examples, EXAMPLES))
-    if config.examples == "model" and config.start_from is None:
-        raise ValueError("Examples drawn from the model need a trained one; give its run with --start-from.")
-    for name in ("warmup_epochs", "beta_warmup_epochs", "beta"):
-        if getattr(config, name) < 0:
-            raise ValueError(f"{name} must not be negative, got {getattr(config, name)}.")
-    for name in ("patience", "num_seeds"):
-        if getattr(config, name) is not None and getattr(config, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}.")
-    if config.clip_norm is not None and config.clip_norm <= 0:
-        raise ValueError(f"clip_norm must be above 0, got {config.clip_norm}.")
-    if config.ema_decay is not None and not 0 < config.ema_decay < 1:
-        raise ValueError(f"ema_decay must lie between 0 and 1, got {config.ema_decay}.")
 
 
 def check_closed_form(config: Config) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gpvae_jax.build import build_encoder, parse_settings
+from gpvae_jax.build import build_encoder
 from gpvae_jax.compare import folder_name
 from gpvae_jax.methods.gpvae import as_gaussian
 from gpvae_jax.methods.newton import newton
@@ -11,6 +11,7 @@ from gpvae_jax.methods.savi import savi
 from gpvae_jax.methods.svi import svi
 from gpvae_jax.naming import unknown
 from gpvae_jax.runs import Run
+from gpvae_jax.settings import parse_settings
 from gpvae_jax.types import InferenceMethod, Params
 
 # method -> its factory, what differs from its defaults where nothing was trained through the steps, and the

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from gpvae_jax import config
-from gpvae_jax.build import build, build_optimizer, check_train
+from gpvae_jax.build import build
 from gpvae_jax.config import Config, DataConfig, ModelConfig, TrainConfig
 from gpvae_jax.data import from_arrays
+from gpvae_jax.optimizers import build_optimizer, check_train
 
 GREY = np.random.default_rng(0).integers(0, 256, (60, 4, 4, 1), np.uint8)
 DATA = from_arrays(GREY[:40], GREY[40:50], GREY[50:], name="grey")

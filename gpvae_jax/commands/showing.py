@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gpvae_jax import build, cli, compare, plots, runs
+from gpvae_jax import build, cli, compare, plots, runs, settings
 from gpvae_jax.data import DATASETS
 from gpvae_jax.deploy import PLATFORMS, export_inference
 from gpvae_jax.evaluate.panels import posterior_panels_of
@@ -82,9 +82,9 @@ def list_command(command: cli.List) -> None:
     """Everything that has a name."""
     say("[bold]Methods[/bold] (settings with their defaults; base=NAME,setting=value,… where it says so)")
     for name, factory in METHODS.items():
-        settings = ", ".join(f"{k}={v}" for k, v in build.method_settings(factory).items())
-        settings += ", base" if build.has_base(factory) else ""
-        say(f"  {name:<14}{(factory.__doc__ or '').strip().splitlines()[0]}\n  {'':<14}[dim]{settings}[/dim]")
+        own = ", ".join(f"{k}={v}" for k, v in settings.method_settings(factory).items())
+        own += ", base" if settings.has_base(factory) else ""
+        say(f"  {name:<14}{(factory.__doc__ or '').strip().splitlines()[0]}\n  {'':<14}[dim]{own}[/dim]")
     say("[bold]Data sets[/bold] (or the path of your own .npz or .npy file)")
     for name, spec in DATASETS.items():
         say(f"  {name:<18}{'×'.join(map(str, spec.shape)):<10} {spec.description}")
