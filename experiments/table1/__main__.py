@@ -14,10 +14,11 @@ kept. All seeds of a cell train in one program.
 Scales (`--budget`):
   cpu  400-400 networks, up to 50,000 training images, 3 seeds. A VAE is trained for 10 epochs with KL warm-up; every
        method starts from it and goes on for 10 epochs (a wider VAE, which cannot, trains for all 20). Bounds on the
-       first 500 test images. MNIST and Omniglot with 10 and 20 latents take 30 hours of one core, the claims' rows
-       alone, which come first, ten. What it costs: runs of 40 epochs had, after 20 and not yet annealed, validation
-       ELBOs lower than at their end by 1.5 (VAE), 1.6 (SAVI), 1.5 (mixture) and 2.0 nats (IAF) on MNIST and 1.9 (VAE)
-       on Omniglot, Bernoulli, and by 9 (VAE, GPVAE) on MNIST, Gaussian; annealed runs lose less than that.
+       first 500 test images. MNIST and Omniglot with 10 and 20 latents take 17 to 30 hours of one core, the claims'
+       rows alone, which come first, a third of it. What it costs: runs of 40 epochs had, after 20 and not yet
+       annealed, validation ELBOs lower than at their end by 1.5 (VAE), 1.6 (SAVI), 1.5 (mixture) and 2.0 nats (IAF)
+       on MNIST and 1.9 (VAE) on Omniglot, Bernoulli, and by 9 (VAE, GPVAE) on MNIST, Gaussian; annealed runs lose
+       less than that.
   cpu-long  the same with twice the epochs, 20 and 20: 1.6 times the time.
   gpu  convolutional networks, all images, 10 seeds, up to 60 epochs with patience 15, all test images; only RecMix
        starts from a VAE, as in the paper. Its time is a guess until the first cells are done.
