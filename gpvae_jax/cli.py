@@ -4,6 +4,7 @@ This file knows the arguments and nothing else; it imports neither JAX nor Flax,
 """
 
 import os
+import signal
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -158,14 +159,18 @@ COMMANDS: dict[str, type] = {
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit status. What a user did wrong is one sentence on stderr, not a traceback."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(overview())
-        return 0
     try:
-        command = parse(arguments)
-        from gpvae_jax import commands  # imports JAX
+        if not arguments or arguments[0] in ("-h", "--help"):
+            print(overview())
+        else:
+            command = parse(arguments)
+            from gpvae_jax import commands  # imports JAX
 
-        commands.run(command)
+            commands.run(command)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, as in `gpvae list | head`, wants no more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered
+        return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         print(
             "\nInterrupted; a run folder keeps its last checkpoint, continue it with --resume.",

@@ -1,7 +1,9 @@
 """The command line end to end in one process, and what it answers to mistakes."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -185,6 +187,16 @@ def test_help_needs_no_jax() -> None:
         "assert not {'jax', 'flax', 'matplotlib', 'sklearn', 'tensorflow_datasets'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_reader_that_has_gone_is_no_mistake() -> None:
+    """As in `gpvae list | head`: quiet, with the status of a process that such a pipe has stopped."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "gpvae_jax", "--help"]
+    ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (128 + signal.SIGPIPE, b"")
 
 
 def test_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
