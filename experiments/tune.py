@@ -3,8 +3,8 @@
     python -m experiments.tune --methods vae savi iaf
 
 A trial trains on MNIST (Bernoulli likelihood, dynamic binarisation, 20 latents, 400-400 networks; Adam with a cosine
-schedule, parameters averaged) for 12 epochs, a fifth of the main table's, and is judged by its IWAE-500 bound on 1,000
-validation images; test data are never read. The first trial is the method's default, the others are drawn without
+schedule, parameters averaged) for 12 epochs of the main table's 40, and is judged by its IWAE-500 bound on 1,000
+validation images; test data are never read. The first trial is the first value of each setting, the others are drawn without
 replacement from the space below, always the same ones. A line per trial goes to experiments/results/tuning.jsonl;
 finished trials are not repeated. About two minutes (vae) to nine (savi) a method on one CPU core.
 """
@@ -27,7 +27,7 @@ from gpvae_jax.evaluate import importance_bounds
 RESULTS = Path(__file__).parent / "results" / "tuning.jsonl"
 TRIALS = 5
 RATES = {"train.learning_rate": (1e-3, 2e-3)}
-# method -> setting -> values, the default first; what stays fixed is what the main table compares at (K, T, M)
+# method -> setting -> values; the first of each are the first trial; what stays fixed is what the main table compares at (K, T, M)
 SPACES: dict[str, dict[str, tuple]] = {
     "vae": {"num_samples": (1, 2)},
     "gpvae": {
@@ -61,7 +61,7 @@ class Tune:
 
 
 def trials(method: str) -> list[str]:
-    """Labels of the trials, the default first."""
+    """Labels of the trials, that of the first values first."""
     space = RATES | SPACES[method]
     points = [
         ":".join([method, *FIXED.get(method, ()), *(f"{k}={v}" for k, v in zip(space, point, strict=True))])

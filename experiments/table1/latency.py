@@ -6,7 +6,7 @@ Reads experiments/results/table1/SCALE/TABLE/*.json and writes TABLE.latency.jso
 a batch of 128, for its posterior, one sample of it and that sample's density, median and 10th and 90th percentiles.
 Parameters are as before training, for the operations are the same. Compiling all rows takes two minutes per table of
 one CPU core, and each row is called for five seconds. On a shared CPU the ratios of two measurements differed by up to
-a fifth.
+a third.
 """
 
 import dataclasses
