@@ -4,9 +4,10 @@
 
 A trial trains on MNIST (Bernoulli likelihood, dynamic binarisation, 20 latents, 400-400 networks; Adam with a cosine
 schedule, parameters averaged) for 12 epochs of the main table's 40, and is judged by its IWAE-500 bound on 1,000
-validation images; test data are never read. The first trial is the first value of each setting, the others are drawn without
-replacement from the space below, always the same ones. A line per trial goes to experiments/results/tuning.jsonl;
-finished trials are not repeated. About two minutes (vae) to nine (savi) a method on one CPU core.
+validation images; test data are never read. The first trial is the first value of each setting, the others are drawn
+without replacement from the space below, always the same ones. A line per trial goes to
+experiments/results/tuning.jsonl; finished trials are not repeated. About two minutes (vae) to nine (savi) a method on
+one CPU core.
 """
 
 import dataclasses
@@ -27,7 +28,7 @@ from gpvae_jax.evaluate import importance_bounds
 RESULTS = Path(__file__).parent / "results" / "tuning.jsonl"
 TRIALS = 5
 RATES = {"train.learning_rate": (1e-3, 2e-3)}
-# method -> setting -> values; the first of each are the first trial; what stays fixed is what the main table compares at (K, T, M)
+# method -> setting -> values, the first trial's first; what stays fixed is what the main table compares at (K, T, M)
 SPACES: dict[str, dict[str, tuple]] = {
     "vae": {"num_samples": (1, 2)},
     "gpvae": {
