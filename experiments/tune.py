@@ -39,7 +39,7 @@ SPACES: dict[str, dict[str, tuple]] = {
     "recmix": {
         "refinement": ("recursive", "joint"),
         "against": ("others", "earlier"),
-        "epsilon": ("amortized", "constant"),
+        "epsilon": ("constant", "amortized"),
         "initial_epsilon": (0.0, 0.1),
     },
     "mixture": {"weights": ("uniform", "amortized", "constant")},

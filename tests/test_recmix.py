@@ -19,7 +19,8 @@ MODEL, ENCODER = small_model(), small_encoder()
 
 
 def make(**settings):
-    return recmix(MODEL, ENCODER, num_samples=SAMPLES, **settings)
+    """With weights that depend on the input, the general case, where nothing else is said."""
+    return recmix(MODEL, ENCODER, num_samples=SAMPLES, **{"epsilon": "amortized"} | settings)
 
 
 @cache
@@ -190,7 +191,7 @@ def test_growth_from_a_trained_vae(settings):
 
 
 def test_an_unperturbed_copy_changes_nothing():
-    steps, method = growth(MODEL, ENCODER, perturbation=0.0), make(num_components=1)
+    steps, method = growth(MODEL, ENCODER, perturbation=0.0, epsilon="amortized"), make(num_components=1)
     one = jax.jit(method.init)(KEY, jnp.asarray(X))
     z = jnp.asarray(np.random.default_rng(0).normal(size=(6, len(X), 3)), jnp.float32)
     before, after = (infer(method, p)[0].log_prob(z) for p in (one, steps.grow(one, KEY)))

@@ -18,7 +18,7 @@ from gpvae_jax.observation import observe
 from gpvae_jax.train import TrainingData, fit, trainer
 
 EPOCHS = 100
-RECURSION = {"against": "earlier", "initial_epsilon": 0.1}  # the paper's
+RECURSION = {"against": "earlier", "initial_epsilon": 0.1, "epsilon": "amortized"}  # the paper's
 
 
 @cache

@@ -45,7 +45,7 @@ ROWS = (
 )
 BY_TITLE = {row.title: row for row in ROWS}
 
-RECURSION = "against=earlier:initial_epsilon=0.1"  # RecMix as the paper has it
+RECURSION = "against=earlier:initial_epsilon=0.1:epsilon=amortized"  # RecMix as the paper has it
 RATES = ("train.learning_rate=1e-3", "train.learning_rate=2e-3")
 # family -> its settings to choose from on validation images, with either learning rate; "" is the default
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -56,9 +56,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
         f"{RECURSION}:cap=0.5",
         f"{RECURSION}:cap=10",
         f"{RECURSION}:cap=500",
-        "against=others:initial_epsilon=0",
+        "against=others:initial_epsilon=0:epsilon=amortized",
         "against=others:initial_epsilon=0:epsilon=constant",
-        "refinement=joint:initial_epsilon=0",
+        "refinement=joint:initial_epsilon=0:epsilon=amortized",
     ),
     "mixture": ("", "weights=amortized"),
     "iaf": ("", "gate_bias=1"),

@@ -32,7 +32,7 @@ def recmix(
     entropy_weight: float = 0.5,
     against: str = "others",
     refinement: str = "recursive",
-    epsilon: str = "amortized",
+    epsilon: str = "constant",
     initial_epsilon: float = 0.0,
     shared_trunk: bool = False,
     num_samples: int = 1,
@@ -41,8 +41,9 @@ def recmix(
 ) -> InferenceMethod:
     """Q_m = (1 − ε_m(x)) Q_{m−1} + ε_m(x) q_m, m = 1 … M − 1, each q_m an encoder of its own (eq. 5.1, paper).
 
-    The default holds each component against all others, from equal weights; the paper's recursion is
-    against="earlier" with an initial_epsilon that is small, as 0.1. docs/recmix_findings.md says why.
+    The default holds each component against all others, from equal weights that become the same for every x; the
+    paper's recursion is against="earlier" with epsilon="amortized" and an initial_epsilon that is small, as 0.1.
+    docs/recmix_findings.md says why.
 
     num_components: M, components made by `init`; the other functions read M off the parameters (see `growth`).
     refinement: who is trained on what, all in one step with one set of draws.
@@ -56,8 +57,8 @@ def recmix(
     cap: nats per example; cap_on: "example", the mean of num_samples draws, or "sample", each draw.
     against: what stands for Q_{m−1} in the criteria: "others", the mixture of all components but m (derived), or
       "earlier", Q_{m−1} itself (paper). For a newest component the two are one.
-    epsilon: "amortized", a small network of x, or "constant"; all start at initial_epsilon, or where that is 0 at
-      ε_m = 1/(m + 1), which weighs all components alike (derived).
+    epsilon: "constant", or "amortized", a small network of x (paper); all start at initial_epsilon, or where that is
+      0 at ε_m = 1/(m + 1), which weighs all components alike (derived).
     shared_trunk: one trunk with M heads instead of M encoders. num_samples: draws of z per component, example and
     step. evaluate_components: see `components.evaluate`. base: the method that gives each component, any whose
     posterior is a `DiagonalGaussian` (default `vae`). φ = {"components": base's φ stacked, "epsilon": …}.
@@ -122,7 +123,7 @@ def growth(
     *,
     initialization: str = "perturbed",
     perturbation: float = PERTURBATION,
-    epsilon: str = "amortized",
+    epsilon: str = "constant",
     initial_epsilon: float = 0.0,
     shared_trunk: bool = False,
     base: InferenceMethod | None = None,
