@@ -2,8 +2,6 @@
 
 import json
 import math
-import os
-import platform
 from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -50,8 +48,7 @@ def origin() -> dict[str, Any]:
     """Machine, versions and commit of what is measured now."""
     about = environment()
     versions = {"python": about["python"]} | about["packages"] | {name: _version(name) for name in PEERS}
-    machine = {"processor": _processor(), "device": about["device"], "backend": about["backend"]}
-    machine |= {"cores": os.cpu_count(), "platform": about["platform"]}
+    machine = {name: about[name] for name in ("processor", "device", "backend", "platform")} | {"cores": about["cpus"]}
     return {
         "machine": machine,
         "versions": {k: v for k, v in versions.items() if v is not None},
@@ -102,15 +99,6 @@ def _plain(value: Any) -> Any:
     if not isinstance(value, float):
         return value
     return float(f"{value:.6g}") if math.isfinite(value) else None
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        names = [line.partition(":")[2].strip() for line in cpuinfo.open() if line.startswith("model name")]
-        if names:
-            return names[0]
-    return platform.processor() or platform.machine()
 
 
 def _version(package: str) -> str | None:

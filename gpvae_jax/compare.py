@@ -228,7 +228,8 @@ def _what_was_run(compared: dict[str, runs.Run]) -> dict[str, Any]:
         "Training": f"{training.optimizer}, learning rate {training.learning_rate}, batch {training.batch_size}, up "
         f"to {training.epochs} epochs, patience {training.patience}",
         "Seeds": f"{training.num_seeds or 1}, from {training.seed}",
-        "Device": f"{environment['device']} ({environment['backend']}), {environment['cpus']} processors",
+        "Device": f"{environment['device']} ({environment['backend']}); {environment['cpus']} cores, "
+        f"{environment['processor']}",
         "Versions": {"Python": environment["python"]} | environment["packages"],
         "Commit": environment["commit"],
         "Data checksum": setup.dataset.checksum[:16],

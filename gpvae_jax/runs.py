@@ -273,7 +273,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def environment() -> dict[str, Any]:
-    """Package versions, Python, device and, in a git checkout, the commit of the working directory."""
+    """Package versions, Python, processor, device and, in a git checkout, the commit of the working directory."""
     git = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
         commit = subprocess.run(git, capture_output=True, text=True, timeout=10).stdout.strip() or None
@@ -283,11 +283,21 @@ def environment() -> dict[str, Any]:
         "packages": {name: _version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "processor": _processor(),
         "device": jax.devices()[0].device_kind,
         "backend": jax.default_backend(),
         "cpus": os.cpu_count(),
         "commit": commit,
     }
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        names = [line.partition(":")[2].strip() for line in cpuinfo.open() if line.startswith("model name")]
+        if names:
+            return names[0]
+    return platform.processor() or platform.machine()
 
 
 def _version(package: str) -> str | None:

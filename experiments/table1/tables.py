@@ -119,12 +119,18 @@ def _footnote(rows: Results) -> list[str]:
     ]
 
 
+def _machine(environment: dict[str, Any]) -> str:
+    """What computed: the processor, which the oldest rows do not name, or the accelerator."""
+    on_cpu = environment["backend"] == "cpu"
+    return environment.get("processor", environment["device"]) if on_cpu else environment["device"]
+
+
 def _what(budget: str, rows: Results) -> str:
     """What was run, and where."""
     first = rows["vae"]
     of = [found["environment"] for found in rows.values()]
     commits = sorted({str(environment["commit"]) for environment in of})
-    devices = sorted({f"{environment['device']} ({environment['cpus']} cores)" for environment in of})
+    devices = sorted({f"{_machine(environment)} ({environment['cpus']} cores)" for environment in of})
     text = (
         f"Scale {budget}: {first['scale']['architecture']} networks, {first['num_seeds']} seeds, "
         f"{first['num_examples']} test images; on {' and '.join(devices)}; commit {', '.join(commits)}."
