@@ -27,7 +27,7 @@ from experiments.figure3 import trained
 from gpvae_jax import runs
 from gpvae_jax.build import build_encoder
 from gpvae_jax.commands import save_figure, use_compilation_cache
-from gpvae_jax.evaluate.grid import GridPosterior, grid_posterior
+from gpvae_jax.evaluate.grid import GridPosterior, grid_posterior, kl_to_posterior
 from gpvae_jax.gaussians.per_example import elbo_with_error
 from gpvae_jax.methods.savi import savi
 from gpvae_jax.methods.svi import svi
@@ -67,7 +67,7 @@ def main(command: Amortization) -> None:
 
     grid = grid_posterior(setup.model, params.model, x)
     found = {"encoder": ascent[0], "SAVI, 2 steps": ascent[2], f"SAVI, {STEPS} steps": ascent[STEPS], "SVI": best}
-    errors = {name: grid.kl_of(q) for name, q in found.items()}
+    errors = {n: kl_to_posterior(setup.model, params.model, x, q, grid.log_evidence) for n, q in found.items()}
     for name, error in errors.items():
         print(f"{name:<14} KL(q ‖ p(z|x)) {error.mean():.3f} ± {error.std(ddof=1) / len(error) ** 0.5:.3f} nats")
     gap = errors["encoder"] - errors["SVI"]

@@ -31,7 +31,7 @@ from rich.table import Table
 
 from gpvae_jax import likelihoods, networks, runs, train
 from gpvae_jax.commands import save_figure, use_compilation_cache
-from gpvae_jax.evaluate.grid import grid_posterior
+from gpvae_jax.evaluate.grid import grid_posterior, kl_to_posterior
 from gpvae_jax.evaluate.run import params_by_seed
 from gpvae_jax.gp.closed_form import closed_form
 from gpvae_jax.gp.errors import redraw
@@ -107,7 +107,14 @@ def main(command: Approximations) -> None:
             grid = grid_posterior(problem.model, problem.trained.model, jnp.asarray(problem.test))
             base, _ = problem.base.posterior(problem.trained, jax.random.key(0), jnp.asarray(problem.test))
             fits: dict[str, Params] = {}
-            kls, redrawn = {"the encoder alone": grid.kl_of(base)}, {}
+            kl = partial(
+                kl_to_posterior,
+                problem.model,
+                problem.trained.model,
+                jnp.asarray(problem.test),
+                log_evidence=grid.log_evidence,
+            )
+            kls, redrawn = {"the encoder alone": kl(base)}, {}
             for name, settings in VARIANTS.items():
                 if name == "own features" and not problem.shares_features:
                     continue  # they are its own in every variant
@@ -115,7 +122,7 @@ def main(command: Approximations) -> None:
                 method, fits[name] = _fitted(problem, name, settings, command, fits)
                 params = fits[name]
                 q, info = method.posterior(params, jax.random.key(0), jnp.asarray(problem.test))
-                kls[name] = grid.kl_of(q)
+                kls[name] = kl(q)
                 redrawn[name] = _cost_of_redrawing(problem.model, params, q, info, settings, problem.test)
                 progress.advance(task)
             found[title] = _summaries(kls, redrawn)
@@ -235,9 +242,10 @@ def _joint(run: runs.Run, examples: int) -> dict[str, Estimate]:
     q, info = jax.jit(run.setup.method.posterior)(params, jax.random.key(0), x)
     grid = grid_posterior(run.setup.model, params.model, x)
     base = DiagonalGaussian(info["base_mean"], jnp.log(info["base_std"]))
+    kl, kl_of_base = (kl_to_posterior(run.setup.model, params.model, x, of, grid.log_evidence) for of in (q, base))
     return {
-        "kl": estimate(grid.kl_of(q)),
-        "kl_of_base": estimate(grid.kl_of(base)),
+        "kl": estimate(kl),
+        "kl_of_base": estimate(kl_of_base),
         "log_evidence": estimate(grid.log_evidence),
     }
 

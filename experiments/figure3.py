@@ -22,7 +22,7 @@ import tyro
 
 from gpvae_jax import build, compare, config, runs
 from gpvae_jax.commands import save_figure, train_with_bar, use_compilation_cache
-from gpvae_jax.evaluate.grid import grid_posterior
+from gpvae_jax.evaluate.grid import grid_posterior, kl_to_posterior
 from gpvae_jax.evaluate.uncertainty import spearman
 from gpvae_jax.gp.errors import uncertainty
 from gpvae_jax.plots.posterior import Gaussian, Panel, posterior_panels
@@ -65,15 +65,16 @@ def main(command: Figure3) -> None:
 
     graded = np.arange(min(command.graded, SCORED))
     grid = grid_posterior(setup.model, params.model, x[graded])
-    error = grid.kl_of(_rows(base, graded))
-    corrected = grid.kl_of(_rows(q, graded))
+    error, corrected = (
+        kl_to_posterior(setup.model, params.model, x[graded], _rows(of, graded), grid.log_evidence) for of in (base, q)
+    )
     correlation = spearman(score[graded], error)
     print(f"KL(q ‖ true posterior): base {error.mean():.3f}, GPVAE {corrected.mean():.3f} nats, {len(graded)} images")
     print(f"Spearman(GP uncertainty, KL of the base): {correlation}")
 
     order = np.argsort(score)[np.linspace(0, SCORED - 1, SHOWN).astype(int)]
     grid = grid_posterior(setup.model, params.model, x[order])
-    errors = grid.kl_of(_rows(base, order))
+    errors = kl_to_posterior(setup.model, params.model, x[order], _rows(base, order), grid.log_evidence)
     z, _ = q.sample_and_log_prob(jax.random.key(1), 300)
     rebuilt = np.asarray(setup.model.mean(params.model, q.mean[order]))
     panels = [

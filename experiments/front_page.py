@@ -23,7 +23,7 @@ import tyro
 from gpvae_jax import likelihoods, networks, runs
 from gpvae_jax.commands import save_figure, use_compilation_cache
 from gpvae_jax.data import load
-from gpvae_jax.evaluate.grid import GridPosterior, grid_posterior
+from gpvae_jax.evaluate.grid import GridPosterior, grid_posterior, kl_to_posterior
 from gpvae_jax.methods import iaf, mixture, newton, svi, vae
 from gpvae_jax.model import latent_model
 from gpvae_jax.observation import observe
@@ -77,7 +77,7 @@ def main(command: FrontPage) -> None:
     }
     grid = grid_posterior(model, base.model, x)
     posteriors = {name: jax.jit(m.posterior)(params, jax.random.key(2), x)[0] for name, (m, params) in methods.items()}
-    errors = {name: grid.kl_of(q) for name, q in posteriors.items()}
+    errors = {name: kl_to_posterior(model, base.model, x, q, grid.log_evidence) for name, q in posteriors.items()}
     shown = np.argsort(-errors["one Gaussian (VAE)"])[:SHOWN]
     for name, error in errors.items():
         print(f"{name:22} KL(q ‖ p(z|x)) {error.mean():.3f} ± {error.std(ddof=1) / GRADED**0.5:.3f} nats")

@@ -7,7 +7,7 @@ import optax
 from jaxtyping import Array, Float
 
 from gpvae_jax.evaluate.gaps import LEARNING_RATE, moments
-from gpvae_jax.evaluate.grid import grid_posterior, grid_slice, most_divergent
+from gpvae_jax.evaluate.grid import grid_posterior, grid_slice, kl_to_posterior, most_divergent
 from gpvae_jax.gaussians.per_example import optimize
 from gpvae_jax.plots.posterior import Gaussian, Panel
 from gpvae_jax.types import InferenceMethod, LatentModel, Params
@@ -33,7 +33,8 @@ def posterior_panels_of(
     if model.latent_dim == 2:
         pairs = np.broadcast_to(np.arange(2), (len(x), 2))
         grid = grid_posterior(model, params.model, x)
-        titles = [f"KL(q ‖ p) {kl:.2f} nats" for kl in grid.kl_of(own)]
+        errors = kl_to_posterior(model, params.model, x, own, grid.log_evidence)
+        titles = [f"KL(q ‖ p) {kl:.2f} nats" for kl in errors]
     else:
         pairs = most_divergent(*map(np.asarray, (own.mean, own.std, target.mean, target.std)))
         grid = grid_slice(model, params.model, x, np.asarray(target.mean), pairs)

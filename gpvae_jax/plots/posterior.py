@@ -103,7 +103,9 @@ def _draw_posterior(axes: "Axes", panel: Panel, labels: dict[str, str]) -> None:
         axes.plot(*path.points.T, "-o", color=color, linewidth=1.0, markersize=1.8, zorder=4)
         axes.plot(*path.points[-1], "o", color=color, markersize=3.5, zorder=5)
     axes.set_title(plain(panel.title), fontsize=8, color=INK)
-    axes.set(xlim=panel.first[[0, -1]], ylim=panel.second[[0, -1]])
+    for i, (axis, along) in enumerate((("x", panel.first), ("y", panel.second))):
+        ends = [along[0], along[-1], *(g.mean[i] + sign * 2.2 * g.std[i] for g in panel.gaussians for sign in (-1, 1))]
+        axes.set(**{f"{axis}lim": (min(ends), max(ends))})  # a Gaussian beside the posterior is to be seen
     names = [f"z{str(number + 1).translate(_SUBSCRIPTS)}" for number in panel.coordinates]
     axes.set_xlabel(names[0], fontsize=8, labelpad=1)
     axes.set_ylabel(names[1], fontsize=8, labelpad=1)
