@@ -93,9 +93,23 @@ def test_growing_up_to_the_limit():
     assert (selection.order, state) == (2, 2)
 
 
+def test_longer_training_is_no_gain_of_a_component():
+    """Each order is a nat above the one before, of which the second component's is 0.4 and the third's nothing."""
+    rows = curve([1.0, 1.0, 1.0])
+    controls = {1: rows[1] - 0.4, 2: rows[2]}
+    selection, state = grow_until_no_gain(
+        lambda order, _: (order, rows[order - 1]), largest=4, control=lambda order, _: controls[order]
+    )
+    assert (selection.order, state) == (2, 2)
+    np.testing.assert_allclose(selection.gain, [0.4, 0.0], atol=1e-9)
+    np.testing.assert_allclose(np.diff(selection.mean), 1.0)
+
+
 @pytest.mark.parametrize(
     ("rows", "settings", "message"),
     [
+        ([np.zeros(5), np.zeros(5)], {"controls": []}, "2 orders have 1 controls, got 0"),
+        ([np.zeros(5), np.zeros(5)], {"controls": [np.zeros(4)]}, "same two or more examples"),
         ([np.zeros(5), np.zeros(4)], {}, "same two or more examples"),
         ([np.zeros(1), np.zeros(1)], {}, "same two or more examples"),
         ([], {}, "same two or more examples"),

@@ -21,7 +21,7 @@ def test_gains_are_summed_and_the_chosen_order_is_marked():
     )
     mark = axes.lines[-1] if len(axes.lines[-1].get_xdata()) == 1 else axes.lines[-2]
     assert list(np.atleast_1d(mark.get_xdata())) == [selection.order] == [3]
-    assert axes.get_ylabel() == "bound above order 1 (nats)"
+    assert axes.get_ylabel() == "gain over order 1, summed (nats)"
     assert next(text.get_text() for text in axes.texts).startswith("+1.")
     assert f"chosen: {selection.order}" in [text.get_text() for text in axes.get_legend().get_texts()]
     figure.savefig(io.BytesIO(), format="png")

@@ -21,23 +21,33 @@ class OrderSelection(NamedTuple):
     orders: tuple[int, ...]
     mean: Float[np.ndarray, " K"]  # held-out bound, nats per example
     standard_error: Float[np.ndarray, " K"]  # of `mean`: how far the examples scatter
-    gain: Float[np.ndarray, " K1"]  # paired mean gain of each order over the one before
+    gain: Float[np.ndarray, " K1"]  # paired mean gain of each order over the one before, or over its control
     gain_standard_error: Float[np.ndarray, " K1"]  # of `gain`: usually far smaller, the examples being the same
 
 
 def select_order(
-    bounds: Sequence[Float[np.ndarray, " N"]], *, first: int = 1, num_errors: float = 1.0
+    bounds: Sequence[Float[np.ndarray, " N"]],
+    *,
+    controls: Sequence[Float[np.ndarray, " N"]] | None = None,
+    first: int = 1,
+    num_errors: float = 1.0,
 ) -> OrderSelection:
     """The first order whose successor does not gain more than `num_errors` standard errors.
 
     bounds: the held-out ELBO of every example at orders first, first + 1, …; the same examples in the same order.
+    controls: that of each order but the last, trained on for as long as the order after it, which is what that one is
+    held against; without them a gain is also that of longer training.
     With d_i = L_i(m + 1) − L_i(m), the gain is mean d, its standard error std(d) / √N (eq. 5.14, derived). That error
     is the examples' alone: a gain that another seed of the training would not repeat can pass, so average each L_i
     over seeds before, or raise `num_errors`, where seeds differ much. Raises ValueError on fewer than two examples,
-    unequal numbers of them, values that are not finite, or a num_errors that is not a number of at least 0.
+    unequal numbers of them, values that are not finite, a number of controls that is not one less than that of bounds,
+    or a num_errors that is not a number of at least 0.
     """
-    table = _table(bounds, num_errors)
-    steps = np.diff(table, axis=0)
+    if controls is not None and len(controls) != len(bounds) - 1:
+        raise ValueError(f"{len(bounds)} orders have {len(bounds) - 1} controls, got {len(controls)}.")
+    table = _table([*bounds, *(controls or ())], num_errors)
+    table, references = table[: len(bounds)], table[len(bounds) :] if controls else table[:-1]
+    steps = table[1:] - references
     gain, gain_error = steps.mean(axis=1), _standard_error(steps)
     failed = np.flatnonzero(~(gain > num_errors * gain_error))
     chosen = int(failed[0]) if failed.size else len(table) - 1
@@ -56,6 +66,7 @@ def grow_until_no_gain(
     train: Callable[[int, State | None], tuple[State, Float[np.ndarray, " N"]]],
     *,
     largest: int,
+    control: Callable[[int, State], Float[np.ndarray, " N"]] | None = None,
     first: int = 1,
     num_errors: float = 1.0,
 ) -> tuple[OrderSelection, State]:
@@ -63,16 +74,22 @@ def grow_until_no_gain(
 
     train(order, previous): trains that order, from the state of the order before (None at `first`), and returns its
     own state with the held-out bound of every example. It is called for no order beyond the first that fails.
+    control(order, state): the bound of that order, trained on for as long as the next one: what the next is held
+    against. Without it longer training counts as a gain of the component.
     """
     if largest < first or first < 1:
         raise ValueError(f"Orders go from first ≥ 1 up to largest, got first {first} and largest {largest}.")
     states: list[State] = []
     bounds: list[np.ndarray] = []
+    controls: list[np.ndarray] = []
     for order in range(first, largest + 1):
+        if control is not None and states:
+            controls.append(np.asarray(control(order - 1, states[-1])))
         state, bound = train(order, states[-1] if states else None)
         states.append(state)
         bounds.append(np.asarray(bound))
-        selection = select_order(bounds, first=first, num_errors=num_errors)
+        held = None if control is None else controls
+        selection = select_order(bounds, controls=held, first=first, num_errors=num_errors)
         if selection.order < order:
             break
     return selection, states[selection.order - first]

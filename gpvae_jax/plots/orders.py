@@ -15,7 +15,7 @@ _COLOR, _CHOSEN = "#0072B2", "#D55E00"
 
 
 def order_curve(selection: "OrderSelection") -> "Figure":
-    """Gain in the held-out bound over the first order, with the paired standard errors of each step, summed in squares.
+    """Gains in the held-out bound, summed from the first order, with the paired standard errors summed in squares.
 
     The bounds' own errors are far larger than the gains', the examples being the same, so gains are what is drawn;
     the chosen order is marked.
@@ -38,6 +38,6 @@ def order_curve(selection: "OrderSelection") -> "Figure":
         axes.annotate(text, (order, height), (7, -12), textcoords="offset points", ha="left", fontsize=8, color=INK)
     axes.set_xticks(orders)
     axes.margins(0.08, 0.2)
-    axes.set(xlabel="number of components", ylabel=f"bound above order {orders[0]} (nats)")
+    axes.set(xlabel="number of components", ylabel=f"gain over order {orders[0]}, summed (nats)")
     axes.legend(loc="lower right", frameon=False, fontsize=9, labelcolor=INK)
     return figure
