@@ -59,21 +59,23 @@ def main(command: Figure5) -> None:
 
     setup = stages[0].setup
     x = setup.observation.evaluate(jnp.asarray(setup.dataset.test[: command.graded]))
-    errors, panels, shown = [], [], None
+    errors, evidence, panels, shown = [], [], [], None
     for run in stages:
         params = runs.best_params(run)
         q, _ = jax.jit(run.setup.method.posterior)(params, jax.random.key(0), x)
         q = GaussianMixture(q.mean[None], q.log_std[None], jnp.zeros((len(x), 1))) if run is stages[0] else q
         grid = grid_posterior(setup.model, params.model, x)
         errors.append(kl_to_posterior(setup.model, params.model, x, q, grid.log_evidence))
+        evidence.append(grid.log_evidence)
         shown = np.argsort(errors[0])[[round(r * (len(x) - 1)) for r in RANKS]] if shown is None else shown
         panels += [_panel(grid, q, b, float(errors[-1][b])) for b in shown]
     for m, error in enumerate(errors, start=1):
-        kl, more = estimate(error), estimate(error - errors[0])
+        kl, more, log_p = estimate(error), estimate(error - errors[0]), estimate(evidence[m - 1] - evidence[0])
         print(
             f"{m} component(s): KL(Q ‖ p(z|x)) {kl.mean:.3f} ± {kl.se:.3f} nats, median {np.median(error):.3f}", end=""
         )
-        print(f"; over one component {more.mean:+.3f} ± {more.se:.3f}" if m > 1 else "")
+        over_one = f"; over one component {more.mean:+.3f} ± {more.se:.3f}, log p(x) {log_p.mean:+.3f} ± {log_p.se:.3f}"
+        print(over_one if m > 1 else "")
     RESULTS.mkdir(exist_ok=True)
     save_figure(posterior_panels(panels, columns=len(RANKS)), RESULTS / "figure5.png")
     settings = {name: value for name, value in dataclasses.asdict(command).items() if not isinstance(value, Path)}
@@ -82,6 +84,7 @@ def main(command: Figure5) -> None:
             "mean": estimate(error),
             "median": np.median(error),
             "over_one_component": estimate(error - errors[0]),
+            "log_evidence_over_one_component": estimate(evidence[m - 1] - evidence[0]),
         }
         for m, error in enumerate(errors, start=1)
     }
