@@ -6,7 +6,7 @@
 Takes the VAE that figure 3 has trained, or trains it (2 latents, Bernoulli likelihood, dynamic binarisation, 400-400
 networks, 60 epochs, seed 0). For the first 100 test images the diagonal Gaussian with the highest ELBO is searched for
 (SVI), and eight gradient steps are taken from the encoder's answer (SAVI's at test time; of five step sizes the one
-with the highest ELBO after them on as many validation images). Reported is the exact error
+with the highest ELBO after them on as many validation images). Reported is the error
 KL(q ‖ p(z|x)) of each, on a grid, in nats. Drawn are five images from the median amortization gap to the largest: the
 true posterior's contours, the encoder's Gaussian, the way of the steps, and SVI's Gaussian. Four minutes on one CPU
 core, and two after that. Expected: 2.14 ± 0.49 (encoder), 1.26 ± 0.38 (two steps), 0.60 ± 0.18 (eight), 0.27 ± 0.13
@@ -50,7 +50,7 @@ class Amortization:
     data: str = "mnist"
     epochs: int = 60
     graded: int = 100
-    """Test images whose exact errors are computed."""
+    """Test images whose errors are computed."""
 
 
 def main(command: Amortization) -> None:

@@ -6,7 +6,7 @@ Trains a VAE with 2 latents (Bernoulli likelihood, dynamic binarisation, 400-400
 its frozen encoder and decoder, a GPVAE (20 epochs). Scores the first 1,000 test images by the variance of its error
 functions, and draws six of them at equal steps of rank, from the most certain to the most uncertain: above, the true
 posterior on a grid with the base encoder's Gaussian and samples of the GPVAE's posterior; below, input and
-reconstruction. Also prints, for the first 300, the exact errors KL(q ‖ p(z|x)) of base and GPVAE, and the rank
+reconstruction. Also prints, for the first 300, the errors KL(q ‖ p(z|x)) of base and GPVAE, and the rank
 correlation of the score with the base's. Four minutes on one CPU core, and two minutes after that.
 Writes experiments/results/figure3.png and figure3.json.
 """
@@ -43,7 +43,7 @@ class Figure3:
     epochs: int = 60
     gp_epochs: int = 20
     graded: int = 300
-    """Images whose exact error is computed."""
+    """Images whose error is computed."""
 
 
 def main(command: Figure3) -> None:

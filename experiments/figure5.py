@@ -44,7 +44,7 @@ class Figure5:
     together_epochs: int = 10
     cap: float = 2.0
     graded: int = 100
-    """Test images whose exact error is computed."""
+    """Test images whose error is computed."""
 
 
 def main(command: Figure5) -> None:
