@@ -59,7 +59,7 @@ class Table1:
     datasets: tuple[str, ...] = ()
     latents: tuple[int, ...] = ()
     likelihoods: tuple[str, ...] = ()
-    """gaussian, bernoulli (the latter for mnist and omniglot)."""
+    """gaussian, bernoulli (the latter for mnist, omniglot and fashion_mnist)."""
     methods: tuple[str, ...] = ()
     """Rows as in savi-2, or families as in savi."""
     data: tuple[str, ...] = ()

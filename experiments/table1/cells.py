@@ -7,7 +7,10 @@ from gpvae_jax.compare import folder_name
 from gpvae_jax.naming import unknown
 
 DATASETS = ("mnist", "omniglot", "fashion_mnist", "cifar10", "svhn_cropped", "celeb_a")
-LIKELIHOODS = {"gaussian": DATASETS, "bernoulli": ("mnist", "omniglot")}  # and the data sets that each is for
+LIKELIHOODS = {  # and the data sets that each is for
+    "gaussian": DATASETS,
+    "bernoulli": ("mnist", "omniglot", "fashion_mnist"),
+}
 LATENTS = (10, 20, 50)
 CHOICE_LATENTS = 20  # at which a family's settings are chosen, for all latents and orders
 
@@ -33,6 +36,8 @@ ROWS = (
     Row("wide vae", "vae", "vae:model.capacity=mixture,num_components=3", 1, 2.0, own_shapes=True),
     Row("householder", "householder", "householder", 2, 1.1),
     Row("newton 1", "newton", "newton:steps=1", 2, 2.6),
+    Row("newton 2", "newton", "newton:steps=2", 3, 4.2),
+    Row("newton 1 of 2 draws", "newton", "newton:steps=1:inner_samples=2", 3, 4.2),
     Row("newton 1 on gpvae", "newton on gpvae", "newton:steps=1:base=gpvae", 2, 3.2),
     Row("savi 2 on gpvae", "savi", "savi:steps=2:base=gpvae", 2, 4.8),
     Row("recmix 3 of gpvae", "recmix", "recmix:num_components=3:base=gpvae", 2, 5.0),
