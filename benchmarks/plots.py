@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from benchmarks.records import Line
 from benchmarks.regressions import REFERENCES
 from gpvae_jax import compare, runs
+from gpvae_jax.files import write_bytes
 from gpvae_jax.plots import likelihood_against_time, method_styles
 from gpvae_jax.plots.style import INK, new_axes
 from gpvae_jax.report import png
@@ -35,7 +36,7 @@ def draw(lines: Sequence[Line], folder: Path) -> list[Path]:
 def save(figure: "Figure", path: Path) -> Path:
     """Write a figure as PNG, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    runs.write_bytes(path, png(figure))
+    write_bytes(path, png(figure))
     return path
 
 

@@ -3,11 +3,11 @@
 import json
 import math
 from collections.abc import Iterable, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gpvae_jax.runs import environment, write_text
+from gpvae_jax.environment import environment, version
+from gpvae_jax.files import write_text
 
 PEERS = ("torch", "pythae", "numpyro")
 RATES = ("images/s", "GFLOP/s", "GB/s")  # units of which more is better; of all others less is
@@ -47,7 +47,7 @@ class Results(NamedTuple):
 def origin() -> dict[str, Any]:
     """Machine, versions and commit of what is measured now."""
     about = environment()
-    versions = {"python": about["python"]} | about["packages"] | {name: _version(name) for name in PEERS}
+    versions = {"python": about["python"]} | about["packages"] | {name: version(name) for name in PEERS}
     machine = {name: about[name] for name in ("processor", "device", "backend", "platform")} | {"cores": about["cpus"]}
     return {
         "machine": machine,
@@ -99,10 +99,3 @@ def _plain(value: Any) -> Any:
     if not isinstance(value, float):
         return value
     return float(f"{value:.6g}") if math.isfinite(value) else None
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None

@@ -27,7 +27,9 @@ from experiments.figure3 import trained
 from gpvae_jax import runs
 from gpvae_jax.build import build_encoder
 from gpvae_jax.commands import save_figure, use_compilation_cache
+from gpvae_jax.environment import environment
 from gpvae_jax.evaluate.grid import GridPosterior, grid_posterior, kl_to_posterior
+from gpvae_jax.files import write_json
 from gpvae_jax.gaussians.per_example import elbo_with_error
 from gpvae_jax.methods.savi import savi
 from gpvae_jax.methods.svi import svi
@@ -75,7 +77,7 @@ def main(command: Amortization) -> None:
     panels = [_panel(grid, ascent, best, np.asarray(x), int(b), errors) for b in shown]
     RESULTS.mkdir(exist_ok=True)
     save_figure(posterior_panels(panels, columns=SHOWN), RESULTS / "amortization_figure.png")
-    runs.write_json(
+    write_json(
         RESULTS / "amortization_figure.json",
         {
             "data": setup.dataset.name,
@@ -84,7 +86,7 @@ def main(command: Amortization) -> None:
             "kl": {name: estimate(error) for name, error in errors.items()},
             "step_size": step_size,
             "amortization_gap": estimate(gap),
-            "environment": runs.environment(),
+            "environment": environment(),
         },
     )
 

@@ -31,8 +31,10 @@ from rich.table import Table
 
 from gpvae_jax import likelihoods, networks, runs, train
 from gpvae_jax.commands import save_figure, use_compilation_cache
+from gpvae_jax.environment import environment
 from gpvae_jax.evaluate.grid import grid_posterior, kl_to_posterior
 from gpvae_jax.evaluate.run import params_by_seed
+from gpvae_jax.files import write_json
 from gpvae_jax.gp.closed_form import closed_form
 from gpvae_jax.gp.errors import redraw
 from gpvae_jax.gp.posterior import GaussianScaleMixture
@@ -132,7 +134,7 @@ def main(command: Approximations) -> None:
         console.print(_table(title, found[title]))
     save_figure(_figure({title: found[title] for title in problems}), RESULTS / "approximations.png")
     settings = {"epochs": command.epochs, "examples": command.examples, "fitted": command.fitted}
-    runs.write_json(RESULTS / "approximations.json", settings | found | {"environment": runs.environment()})
+    write_json(RESULTS / "approximations.json", settings | found | {"environment": environment()})
 
 
 def _linear(command: Approximations) -> Problem:

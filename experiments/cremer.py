@@ -30,12 +30,14 @@ import tyro
 from gpvae_jax import config, plots, runs
 from gpvae_jax.commands import save_figure, train_with_bar, use_compilation_cache
 from gpvae_jax.compare import same_settings
+from gpvae_jax.environment import environment
 from gpvae_jax.evaluate.ais import ais, sigmoid_schedule
 from gpvae_jax.evaluate.families import best_flow
 from gpvae_jax.evaluate.gaps import LEARNING_RATE, gaps, moments
 from gpvae_jax.evaluate.importance import importance_bounds
 from gpvae_jax.evaluate.kept import Arrays, Work, kept
 from gpvae_jax.evaluate.run import split_examples
+from gpvae_jax.files import write_json, write_text
 from gpvae_jax.gaussians.full import from_diagonal
 from gpvae_jax.gaussians.per_example import optimize
 from gpvae_jax.progress import unit_bar
@@ -85,10 +87,8 @@ def main(command: Cremer) -> None:
     table = markdown(found)
     settings = {key: value for key, value in vars(command).items() if not isinstance(value, Path)}
     command.results.mkdir(parents=True, exist_ok=True)
-    runs.write_json(
-        command.results / f"{name}.json", {"settings": settings, "rows": found, "environment": runs.environment()}
-    )
-    runs.write_text(command.results / f"{name}.md", table)
+    write_json(command.results / f"{name}.json", {"settings": settings, "rows": found, "environment": environment()})
+    write_text(command.results / f"{name}.md", table)
     save_figure(plots.gap_bars(_bars(found)), command.results / f"{name}.png")
     print(table, end="")
 

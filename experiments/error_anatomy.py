@@ -23,7 +23,9 @@ from rich.table import Table
 
 from gpvae_jax import runs
 from gpvae_jax.commands import use_compilation_cache
+from gpvae_jax.environment import environment
 from gpvae_jax.evaluate.run import params_by_seed, summary
+from gpvae_jax.files import write_json
 from gpvae_jax.gaussians.per_example import elbo_with_error
 from gpvae_jax.gp.laplace import find_optima
 from gpvae_jax.posteriors import DiagonalGaussian
@@ -56,9 +58,9 @@ def main(command: Anatomy) -> None:
             progress.advance(task)
     console.print(_table(found))
     command.out.parent.mkdir(exist_ok=True)
-    runs.write_json(
+    write_json(
         command.out,
-        {"examples": command.examples, "runs": found, "environment": runs.environment()},
+        {"examples": command.examples, "runs": found, "environment": environment()},
     )
 
 

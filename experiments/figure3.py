@@ -22,8 +22,10 @@ import tyro
 
 from gpvae_jax import build, compare, config, runs
 from gpvae_jax.commands import save_figure, train_with_bar, use_compilation_cache
+from gpvae_jax.environment import environment
 from gpvae_jax.evaluate.grid import grid_posterior, kl_to_posterior
 from gpvae_jax.evaluate.uncertainty import spearman
+from gpvae_jax.files import write_json
 from gpvae_jax.gp.errors import uncertainty
 from gpvae_jax.plots.posterior import Gaussian, Panel, posterior_panels
 from gpvae_jax.posteriors import DiagonalGaussian
@@ -91,7 +93,7 @@ def main(command: Figure3) -> None:
     ]
     RESULTS.mkdir(exist_ok=True)
     save_figure(posterior_panels(panels), RESULTS / "figure3.png")
-    runs.write_json(
+    write_json(
         RESULTS / "figure3.json",
         {
             "settings": command.settings,
@@ -102,7 +104,7 @@ def main(command: Figure3) -> None:
             "kl_of_gpvae": estimate(corrected),
             "kl_won": estimate(error - corrected),
             "shown": {"score": score[order], "kl": errors},
-            "environment": runs.environment(),
+            "environment": environment(),
         },
     )
 

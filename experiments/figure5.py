@@ -23,7 +23,9 @@ import tyro
 from experiments.figure3 import trained
 from gpvae_jax import runs
 from gpvae_jax.commands import save_figure, use_compilation_cache
+from gpvae_jax.environment import environment
 from gpvae_jax.evaluate.grid import GridPosterior, grid_posterior, kl_to_posterior
+from gpvae_jax.files import write_json
 from gpvae_jax.mixtures.posterior import GaussianMixture
 from gpvae_jax.plots.posterior import Gaussian, Panel, posterior_panels
 from gpvae_jax.report import estimate
@@ -88,7 +90,7 @@ def main(command: Figure5) -> None:
         }
         for m, error in enumerate(errors, start=1)
     }
-    runs.write_json(RESULTS / "figure5.json", {"settings": settings, "kl": kl, "environment": runs.environment()})
+    write_json(RESULTS / "figure5.json", {"settings": settings, "kl": kl, "environment": environment()})
 
 
 def _grown(folder: Path, epochs: int, before: runs.Run, settings: tuple[str, ...]) -> runs.Run:

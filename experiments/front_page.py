@@ -20,10 +20,12 @@ import numpy as np
 import optax
 import tyro
 
-from gpvae_jax import likelihoods, networks, runs
+from gpvae_jax import likelihoods, networks
 from gpvae_jax.commands import save_figure, use_compilation_cache
 from gpvae_jax.data import load
+from gpvae_jax.environment import environment
 from gpvae_jax.evaluate.grid import GridPosterior, grid_posterior, kl_to_posterior
+from gpvae_jax.files import write_json
 from gpvae_jax.methods import iaf, mixture, newton, svi, vae
 from gpvae_jax.model import latent_model
 from gpvae_jax.observation import observe
@@ -83,7 +85,7 @@ def main(command: FrontPage) -> None:
         print(f"{name:22} KL(q ‖ p(z|x)) {error.mean():.3f} ± {error.std(ddof=1) / GRADED**0.5:.3f} nats")
     save_figure(_figure(grid, posteriors, errors, np.asarray(x), shown), command.out)
     kept = {name: estimate(error) for name, error in errors.items()}
-    runs.write_json(command.out.with_suffix(".json"), {"kl": kept, "environment": runs.environment()})
+    write_json(command.out.with_suffix(".json"), {"kl": kept, "environment": environment()})
 
 
 def _with_model_held(method: InferenceMethod) -> InferenceMethod:

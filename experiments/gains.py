@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import tyro
 
-from gpvae_jax import compare, config, runs
+from gpvae_jax import compare, config
 from gpvae_jax.evaluate.paired import paired
 from gpvae_jax.evaluate.run import example_values
+from gpvae_jax.files import write_json, write_text
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -43,8 +44,8 @@ def main(command: Gains) -> None:
     }
     text = markdown(rows)
     RESULTS.mkdir(exist_ok=True)
-    runs.write_text(RESULTS / f"{command.name}.md", text)
-    runs.write_json(RESULTS / f"{command.name}.json", {"rows": rows} | kept)
+    write_text(RESULTS / f"{command.name}.md", text)
+    write_json(RESULTS / f"{command.name}.json", {"rows": rows} | kept)
     print(text, end="")
 
 

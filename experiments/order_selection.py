@@ -23,11 +23,13 @@ import numpy as np
 import optax
 import tyro
 
-from gpvae_jax import networks, plots, runs, train
+from gpvae_jax import networks, plots, train
 from gpvae_jax.build import build_likelihood
 from gpvae_jax.commands import save_figure, use_compilation_cache
 from gpvae_jax.data import load
+from gpvae_jax.environment import environment
 from gpvae_jax.evaluate.importance import importance_bounds
+from gpvae_jax.files import write_json
 from gpvae_jax.methods.recmix import growth, recmix
 from gpvae_jax.methods.vae import vae
 from gpvae_jax.mixtures.order import grow_until_no_gain
@@ -115,7 +117,7 @@ def main(command: OrderSelection) -> None:
     RESULTS.mkdir(exist_ok=True)
     save_figure(plots.order_curve(selection), RESULTS / f"{command.name}.png")
     found = {"settings": dataclasses.asdict(command) | {"data": dataset.name}, "selection": selection._asdict()}
-    runs.write_json(RESULTS / f"{command.name}.json", found | {"environment": runs.environment()})
+    write_json(RESULTS / f"{command.name}.json", found | {"environment": environment()})
 
 
 if __name__ == "__main__":

@@ -23,10 +23,12 @@ from rich.table import Table
 from gpvae_jax import runs
 from gpvae_jax.commands import use_compilation_cache
 from gpvae_jax.data import load
+from gpvae_jax.environment import environment
 from gpvae_jax.evaluate.importance import importance_bounds
 from gpvae_jax.evaluate.run import params_by_seed
 from gpvae_jax.evaluate.scores import example_scores
 from gpvae_jax.evaluate.uncertainty import auroc
+from gpvae_jax.files import write_json
 from gpvae_jax.observation import observe
 from gpvae_jax.progress import bars, console
 from gpvae_jax.report import estimate
@@ -70,8 +72,8 @@ def main(command: Outliers) -> None:
     console.print(_table(summaries))
     command.out.parent.mkdir(exist_ok=True)
     settings = {"run": command.run.name, "settings": run.setup.config.settings, "data": run.setup.dataset.name}
-    made = settings | {"examples": command.examples, "auroc": summaries, "environment": runs.environment()}
-    runs.write_json(command.out, made)
+    made = settings | {"examples": command.examples, "auroc": summaries, "environment": environment()}
+    write_json(command.out, made)
 
 
 def _sets(run: runs.Run, command: Outliers) -> dict[str, np.ndarray]:

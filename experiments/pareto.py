@@ -21,6 +21,8 @@ from rich.table import Table
 from experiments.gains import finished, gains, written
 from gpvae_jax import compare, plots, runs
 from gpvae_jax.commands import save_figure, use_compilation_cache
+from gpvae_jax.environment import environment
+from gpvae_jax.files import write_json, write_text
 from gpvae_jax.progress import console, say
 
 RESULTS = Path(__file__).parent / "results"
@@ -53,10 +55,10 @@ def main(command: Pareto) -> None:
         say(f"within {budget:>3} the first row's time: " + ", ".join(f"{b.upper()} {n}" for b, n in names.items()))
     save_figure(plots.likelihood_against_time(made), RESULTS / f"{command.name}.png")
     found = {"rows": rows, "front": {b: [rows[i]["name"] for i in f] for b, f in fronts.items()}, "best_within": best}
-    runs.write_text(RESULTS / f"{command.name}.md", markdown(rows, fronts))
+    write_text(RESULTS / f"{command.name}.md", markdown(rows, fronts))
     first = next(iter(compared.values()))
     found |= {"test_images": made[0].num_examples, "seeds": first.setup.config.train.num_seeds or 1}
-    runs.write_json(RESULTS / f"{command.name}.json", found | {"environment": runs.environment()})
+    write_json(RESULTS / f"{command.name}.json", found | {"environment": environment()})
 
 
 def front(times: list[float], values: list[float]) -> list[int]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import tyro
 
-from gpvae_jax import runs
+from gpvae_jax.files import write_text
 from gpvae_jax.progress import say
 
 FOLDER = Path(__file__).parent / "notebooks"
@@ -38,7 +38,7 @@ def main(command: RunNotebooks) -> None:
 
     for path in command.notebooks or sorted(FOLDER.glob("*.ipynb")):
         notebook = execute(path)
-        runs.write_text(path, nbformat.writes(stripped(notebook)) + "\n")
+        write_text(path, nbformat.writes(stripped(notebook)) + "\n")
         say(f"{path}")
 
 

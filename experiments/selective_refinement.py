@@ -26,10 +26,12 @@ from rich.table import Table
 from gpvae_jax import plots, runs
 from gpvae_jax.build import Setup
 from gpvae_jax.commands import save_figure, use_compilation_cache
+from gpvae_jax.environment import environment
 from gpvae_jax.evaluate.importance import importance_bounds
 from gpvae_jax.evaluate.run import params_by_seed, split_examples
 from gpvae_jax.evaluate.scores import example_scores
 from gpvae_jax.evaluate.uncertainty import Refinement, calibration, selective_refinement
+from gpvae_jax.files import write_json
 from gpvae_jax.progress import bars, console
 from gpvae_jax.refine import refined
 from gpvae_jax.report import estimate
@@ -95,11 +97,11 @@ def main(command: Selective) -> None:
     if calibrated:
         save_figure(plots.calibration_curves(calibrated), command.results / "calibration.png")
     about = {"run": command.run.name, "refine": command.refine, "steps": command.steps, "settings": settings}
-    about |= {"images": len(x), "environment": runs.environment()}
+    about |= {"images": len(x), "environment": environment()}
     kept = {SCORES[name]: rows for name, rows in found.items()} | {"calibration": calibrated}
-    runs.write_json(
+    write_json(
         command.results / f"{command.name}.json",
-        about | {"images": len(x)} | kept | {"environment": runs.environment()},
+        about | {"images": len(x)} | kept | {"environment": environment()},
     )
 
 

@@ -21,7 +21,9 @@ import optax
 import tyro
 
 from gpvae_jax import runs
+from gpvae_jax.environment import environment
 from gpvae_jax.evaluate.run import params_by_seed
+from gpvae_jax.files import write_json
 from gpvae_jax.gaussians.per_example import elbo_with_error, optimize
 from gpvae_jax.methods.svi import best_of
 from gpvae_jax.posteriors import DiagonalGaussian
@@ -91,7 +93,7 @@ def main(command: Check) -> None:
         "converged": float(from_encoder.converged.mean()),
         "gain": {name: estimate(v - first) for name, v in values.items()},
         "gains_above_0.1_nats": {name: int(np.sum(v - first > 0.1)) for name, v in values.items()},
-        "environment": runs.environment(),
+        "environment": environment(),
     }
     print(f"amortized ELBO {result['amortized_elbo'].mean:.3f}, SVI {result['svi_elbo'].mean:.3f} nats")
     print(f"the second start gave {result['second_start'].mean:+.4f} ± {result['second_start'].se:.4f} nats")
@@ -99,7 +101,7 @@ def main(command: Check) -> None:
         above = result["gains_above_0.1_nats"][name]
         print(f"{name:<20} {gain.mean:+.4f} ± {gain.se:.4f} nats; {above} of {command.examples} gain more than 0.1")
     RESULTS.parent.mkdir(exist_ok=True)
-    runs.write_json(RESULTS, result)
+    write_json(RESULTS, result)
 
 
 if __name__ == "__main__":

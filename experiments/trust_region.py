@@ -27,11 +27,13 @@ from experiments.selective_refinement import SCORES
 from gpvae_jax import runs
 from gpvae_jax.cli import EXPECTED
 from gpvae_jax.commands import use_compilation_cache
+from gpvae_jax.environment import environment
 from gpvae_jax.evaluate.importance import importance_bounds
 from gpvae_jax.evaluate.paired import paired
 from gpvae_jax.evaluate.run import params_by_seed, split_examples
 from gpvae_jax.evaluate.scores import example_scores
 from gpvae_jax.evaluate.uncertainty import selective_refinement
+from gpvae_jax.files import write_json
 from gpvae_jax.progress import bars, console
 from gpvae_jax.refine import refined
 from gpvae_jax.report import estimate
@@ -74,9 +76,9 @@ def main(command: TrustRegion) -> None:
     for run in opened:
         measured = measure(run, command.images)
         console.print(*_tables(_title(run), measured), "")
-        found[_title(run)] = measured | {"images": command.images, "draws": DRAWS, "environment": runs.environment()}
+        found[_title(run)] = measured | {"images": command.images, "draws": DRAWS, "environment": environment()}
     command.results.mkdir(parents=True, exist_ok=True)
-    runs.write_json(path, {"runs": found})
+    write_json(path, {"runs": found})
 
 
 def measure(run: runs.Run, images: int) -> dict[str, Any]:

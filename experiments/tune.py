@@ -20,10 +20,12 @@ import jax
 import numpy as np
 import tyro
 
-from gpvae_jax import build, compare, config, runs, train
+from gpvae_jax import build, compare, config, train
 from gpvae_jax.commands import use_compilation_cache
 from gpvae_jax.data import Dataset, load
+from gpvae_jax.environment import environment
 from gpvae_jax.evaluate import importance_bounds
+from gpvae_jax.files import write_text
 
 RESULTS = Path(__file__).parent / "results" / "tuning.jsonl"
 TRIALS = 5
@@ -113,11 +115,11 @@ def main(command: Tune) -> None:
             if label in done:
                 continue
             found = {"label": label, "train_images": command.train_images, "epochs": command.epochs}
-            found |= run_trial(settings, data) | {"commit": runs.environment()["commit"]}
+            found |= run_trial(settings, data) | {"commit": environment()["commit"]}
             with RESULTS.open("a") as file:
                 file.write(json.dumps(found) + "\n")
             print(f"{found['validation_iwae_500']:9.3f}  {found['seconds']:7.1f} s  {label}", flush=True)
-    runs.write_text(RESULTS.with_suffix(".md"), table())
+    write_text(RESULTS.with_suffix(".md"), table())
 
 
 def table() -> str:

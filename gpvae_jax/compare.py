@@ -13,9 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from gpvae_jax import config, plots, runs
+from gpvae_jax.environment import environment
 from gpvae_jax.evaluate.latency import Latency, measure
 from gpvae_jax.evaluate.paired import Verdict, holm, paired, verdict
 from gpvae_jax.evaluate.run import LATENCY_BATCH, example_values, latency_call, params_by_seed
+from gpvae_jax.files import write_text
 from gpvae_jax.likelihoods import bits_per_dim
 from gpvae_jax.report import CompareRow, Estimate, Picture, estimate, table, write_report
 from gpvae_jax.report.rows import BELOW, BEST, TIED
@@ -207,15 +209,15 @@ def report(folder: Path, compared: dict[str, runs.Run], command: str) -> tuple[l
         command=command,
         notes=[conclusion(compared), *_notes(next(iter(compared.values())))],
     )
-    runs.write_text(folder / "table.md", table(made, "markdown") + f"\n{conclusion(compared)}\n")
-    runs.write_text(folder / "table.csv", table(made, "csv"))
+    write_text(folder / "table.md", table(made, "markdown") + f"\n{conclusion(compared)}\n")
+    write_text(folder / "table.csv", table(made, "csv"))
     below = f"\\par\\medskip{{\\footnotesize {escape_latex(conclusion(compared))}}}\n"
-    runs.write_text(folder / "table.tex", table(made, "latex") + below)
+    write_text(folder / "table.tex", table(made, "latex") + below)
     return made, path
 
 
 def _what_was_run(compared: dict[str, runs.Run]) -> dict[str, Any]:
-    setup, environment = next(iter(compared.values())).setup, runs.environment()
+    setup, here = next(iter(compared.values())).setup, environment()
     model, training = setup.config.model, setup.config.train
     network = f"hidden layers {model.hidden}" if model.architecture == "mlp" else f"{model.width} channels and up"
     return {
@@ -228,10 +230,10 @@ def _what_was_run(compared: dict[str, runs.Run]) -> dict[str, Any]:
         "Training": f"{training.optimizer}, learning rate {training.learning_rate}, batch {training.batch_size}, up "
         f"to {training.epochs} epochs, patience {training.patience}",
         "Seeds": f"{training.num_seeds or 1}, from {training.seed}",
-        "Device": f"{environment['device']} ({environment['backend']}); {environment['cpus']} cores, "
-        f"{environment['processor']}",
-        "Versions": {"Python": environment["python"]} | environment["packages"],
-        "Commit": environment["commit"],
+        "Device": f"{here['device']} ({here['backend']}); {here['cpus']} cores, "
+        f"{here['processor']}",
+        "Versions": {"Python": here["python"]} | here["packages"],
+        "Commit": here["commit"],
         "Data checksum": setup.dataset.checksum[:16],
         "Inference time": f"posterior of a batch of {LATENCY_BATCH}, one sample and its density; median",
     }

@@ -6,14 +6,8 @@ last/ best/   checkpoints: the whole training state, and the best parameters alo
 results.json  summaries of `evaluate`; per-example values beside it in test.npz
 """
 
-import io
 import json
-import math
-import os
-import platform
-import subprocess
 from collections.abc import Callable, Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,11 +19,11 @@ from jaxtyping import PRNGKeyArray
 from gpvae_jax import checkpoint, config, train
 from gpvae_jax.build import Setup, build
 from gpvae_jax.data import Dataset, load
+from gpvae_jax.environment import environment
+from gpvae_jax.files import plain, write_json, write_text
 from gpvae_jax.gp.closed_form import closed_form
 from gpvae_jax.types import Params
 from gpvae_jax.warm_start import warm_start
-
-PACKAGES = ("gpvae-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
 
 
 class Run(NamedTuple):
@@ -126,7 +120,7 @@ def records(
                 num_seeds=num_seeds,
                 state=state,
             ):
-                line = {"epoch": record.epoch, "seconds": round(record.seconds, 4)} | _plain(record.metrics)
+                line = {"epoch": record.epoch, "seconds": round(record.seconds, 4)} | plain(record.metrics)
                 file.write(json.dumps(line) + "\n")
                 file.flush()
                 since_save += record.seconds
@@ -233,75 +227,3 @@ def _cut_metrics(folder: Path, epoch: int) -> None:
     if path.is_file():
         lines = path.read_text().splitlines()[:epoch]
         write_text(path, "".join(line + "\n" for line in lines))
-
-
-def _plain(values: Any) -> Any:
-    """JSON-ready: arrays to lists, and what is not finite to null, for which JSON has no number."""
-    if isinstance(values, dict):
-        return {name: _plain(value) for name, value in values.items()}
-    if isinstance(values, list | tuple):
-        return [_plain(value) for value in values]
-    if isinstance(values, np.ndarray | np.generic | jax.Array):
-        return _plain(np.asarray(values).tolist())
-    if isinstance(values, float) and not math.isfinite(values):
-        return None
-    return values
-
-
-def write_json(path: Path, values: Any, indent: int | None = 2) -> None:
-    """Write a JSON file atomically; without an indent on one line."""
-    write_text(path, json.dumps(_plain(values), indent=indent) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically."""
-    write_bytes(path, text.encode())
-
-
-def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write arrays as .npz atomically."""
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **arrays)
-    write_bytes(path, buffer.getvalue())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file atomically: a reader finds the old or the new one, never a part."""
-    draft = path.with_name(path.name + ".part")
-    draft.write_bytes(content)
-    os.replace(draft, path)
-
-
-def environment() -> dict[str, Any]:
-    """Package versions, Python, processor, device and, in a git checkout, the commit of the working directory."""
-    git = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    try:
-        commit = subprocess.run(git, capture_output=True, text=True, timeout=10).stdout.strip() or None
-    except (OSError, subprocess.TimeoutExpired):
-        commit = None
-    return {
-        "packages": {name: _version(name) for name in PACKAGES},
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processor": _processor(),
-        "device": jax.devices()[0].device_kind,
-        "backend": jax.default_backend(),
-        "cpus": os.cpu_count(),
-        "commit": commit,
-    }
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        names = [line.partition(":")[2].strip() for line in cpuinfo.open() if line.startswith("model name")]
-        if names:
-            return names[0]
-    return platform.processor() or platform.machine()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None

@@ -14,6 +14,7 @@ from gpvae_jax.build import build
 from gpvae_jax.compare import rows, same_settings
 from gpvae_jax.data import from_arrays
 from gpvae_jax.evaluate.run import evaluate_run, params_by_seed
+from gpvae_jax.files import write_json
 from gpvae_jax.train import DivergenceError
 from tests.test_config import DATA, small
 
@@ -157,7 +158,7 @@ def test_what_is_not_a_run_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_json_has_null_where_a_number_is_not_finite(tmp_path: Path) -> None:
-    runs.write_json(tmp_path / "x.json", {"a": float("nan"), "b": [np.float32(1.5), np.inf], "c": np.arange(2)})
+    write_json(tmp_path / "x.json", {"a": float("nan"), "b": [np.float32(1.5), np.inf], "c": np.arange(2)})
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": None, "b": [1.5, None], "c": [0, 1]}
 
 

@@ -23,8 +23,10 @@ from experiments.table1.work import RESULTS, Job, files, settings
 from gpvae_jax import build, data, runs
 from gpvae_jax.commands import use_compilation_cache
 from gpvae_jax.data import Dataset
+from gpvae_jax.environment import environment
 from gpvae_jax.evaluate.latency import measure
 from gpvae_jax.evaluate.run import LATENCY_BATCH, latency_call
+from gpvae_jax.files import write_json
 from gpvae_jax.progress import say
 
 
@@ -53,9 +55,7 @@ def main(command: Latency) -> None:
             times = measure(calls, seconds=command.seconds)
             found = {title: value._asdict() for title, value in times.items()}
             batch = min(LATENCY_BATCH, len(dataset.test))
-            runs.write_json(
-                latency_file(folder), {"batch": batch, "latency_ms": found, "environment": runs.environment()}
-            )
+            write_json(latency_file(folder), {"batch": batch, "latency_ms": found, "environment": environment()})
             say(f"{folder.name}: {len(found)} rows, the VAE {times['vae'].median:.2f} ms")
 
 

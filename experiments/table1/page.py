@@ -17,8 +17,9 @@ import tyro
 from experiments.table1.cells import CHOICE_LATENTS, DATASETS, LIKELIHOODS, SCALES
 from experiments.table1.tables import compare_rows, latency, nats, read, section, settings, styles
 from experiments.table1.work import RESULTS
-from gpvae_jax import plots, runs
+from gpvae_jax import plots
 from gpvae_jax.commands import save_figure
+from gpvae_jax.files import write_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +48,7 @@ def main(command: Page) -> None:
         raise ValueError(
             f"{command.results} holds no finished row beside its VAE; run python -m experiments.table1 first."
         )
-    runs.write_text(command.out, "\n".join(parts))
+    write_text(command.out, "\n".join(parts))
     print(f"Written: {command.out}")
 
 

@@ -16,8 +16,8 @@ import jax
 from experiments.table1 import locks
 from experiments.table1.cells import Cell, needs
 from experiments.table1.work import Job, do
-from gpvae_jax import runs
 from gpvae_jax.commands import use_compilation_cache
+from gpvae_jax.files import write_json
 
 POLL_SECONDS = 2.0
 
@@ -75,7 +75,7 @@ def worker(job: Job, cells: list[Cell], started: float, number: int) -> None:
 def fail(job: Job, cell: Cell, reason: str, trace: str = "") -> None:
     """Record why a cell could not be done."""
     _failure(job, cell).parent.mkdir(parents=True, exist_ok=True)
-    runs.write_json(_failure(job, cell), {"reason": " ".join(reason.split()), "traceback": trace.splitlines()})
+    write_json(_failure(job, cell), {"reason": " ".join(reason.split()), "traceback": trace.splitlines()})
 
 
 def _attempt(job: Job, cell: Cell, started: float, wanted: Callable[[], bool]) -> bool:

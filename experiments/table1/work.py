@@ -14,9 +14,11 @@ from gpvae_jax import build, compare, config, data, runs
 from gpvae_jax.commands import finish_run, train_run
 from gpvae_jax.data import Dataset
 from gpvae_jax.data.dataset import checksum
+from gpvae_jax.environment import environment
 from gpvae_jax.evaluate.paired import paired
 from gpvae_jax.evaluate.run import example_values
 from gpvae_jax.evaluate.slow import optimal_bounds
+from gpvae_jax.files import write_json
 from gpvae_jax.train import DivergenceError
 
 RESULTS = Path(__file__).parents[1] / "results" / "table1"
@@ -64,7 +66,7 @@ def do(job: Job, cell: Cell) -> None:
         found["start"] = None if _from_scratch(job.scale, cell) else job.read(needs(cell)[0])["parameters"]
     found = {"cell": cell._asdict(), "budget": job.budget, "scale": job.scale._asdict()} | found
     job.result(cell).parent.mkdir(parents=True, exist_ok=True)
-    runs.write_json(job.result(cell), found | {"data_checksum": dataset.checksum}, indent=None)
+    write_json(job.result(cell), found | {"data_checksum": dataset.checksum}, indent=None)
 
 
 def settings(job: Job, cell: Cell, dataset: Dataset, label: str, epochs: int) -> config.Config:
@@ -113,7 +115,7 @@ def _start(job: Job, cell: Cell, dataset: Dataset) -> dict[str, Any]:
     """A VAE with KL warm-up and a constant learning rate, which the others go on from."""
     run = train_run(job.folder(cell), settings(job, cell, dataset, "vae", job.scale.start_epochs), dataset)
     parameters = checksum([np.asarray(leaf) for leaf in jax.tree.leaves(runs.best_params(run))])
-    return {"parameters": parameters, "seconds": _seconds(run), "environment": runs.environment()}
+    return {"parameters": parameters, "seconds": _seconds(run), "environment": environment()}
 
 
 def _choose(job: Job, cell: Cell, dataset: Dataset) -> dict[str, Any]:
@@ -145,7 +147,7 @@ def _choose(job: Job, cell: Cell, dataset: Dataset) -> dict[str, Any]:
         "trials": {end: bounds.get(end) for end in candidates(cell.title)},
         "over_the_first": {end: paired(values[first], values[end])._asdict() for end in bounds if end != first},
         "seconds": round(time.perf_counter() - started, 1),
-        "environment": runs.environment(),
+        "environment": environment(),
     }
 
 

@@ -11,6 +11,7 @@ from gpvae_jax.evaluate.ais import SCHEDULES
 from gpvae_jax.evaluate.memory import optional_memory
 from gpvae_jax.evaluate.run import SPLITS, evaluate_run, split_examples, summary
 from gpvae_jax.evaluate.summaries import gap_summaries, generalization_gaps, uncertainty_summaries
+from gpvae_jax.files import write_json
 from gpvae_jax.naming import unknown
 from gpvae_jax.progress import bars, say, unit_bar
 from gpvae_jax.refine import refined
@@ -41,7 +42,7 @@ def evaluate_command(command: cli.Evaluate) -> None:
         results = json.loads(path.read_text())
     _show_bounds(results, command.split)
     results |= _slow_estimates(run, command, results["num_examples"])
-    runs.write_json(path, results)
+    write_json(path, results)
     say(f"Kept in {path}")
     if "gaps" in command.estimators and (general := generalization_gaps(run)):
         say("  train less test:")

@@ -13,6 +13,7 @@ from gpvae_jax.data import DATASETS
 from gpvae_jax.deploy import PLATFORMS, export_inference
 from gpvae_jax.evaluate.panels import posterior_panels_of
 from gpvae_jax.evaluate.run import params_by_seed
+from gpvae_jax.files import write_bytes, write_npz
 from gpvae_jax.likelihoods import LIKELIHOODS
 from gpvae_jax.methods import METHODS
 from gpvae_jax.observation import BINARIZATIONS
@@ -30,7 +31,7 @@ def sample_command(command: cli.Sample) -> None:
     out.mkdir(parents=True, exist_ok=True)
     z, x = run.setup.model.sample(params.model, jax.random.key(command.seed), command.count)
     mean = np.asarray(run.setup.model.mean(params.model, z))
-    runs.write_npz(out / "samples.npz", {"z": np.asarray(z), "x": np.asarray(x), "mean": mean})
+    write_npz(out / "samples.npz", {"z": np.asarray(z), "x": np.asarray(x), "mean": mean})
     save_figure(plots.images_grid(mean, columns=math.ceil(math.sqrt(command.count))), out / "samples.png")
     say(f"{command.count} samples: {out / 'samples.png'} (means), {out / 'samples.npz'} (z, x and mean)")
 
@@ -67,7 +68,7 @@ def export_command(command: cli.Export) -> None:
     setup, out = run.setup, command.out or command.run / "inference.jaxexport"
     content = export_inference(setup.method, setup.model, each[command.member], num_samples=command.num_samples)
     out.parent.mkdir(parents=True, exist_ok=True)
-    runs.write_bytes(out, content)
+    write_bytes(out, content)
     size, shape = len(content) / 2**20, "×".join(map(str, setup.model.data_shape))
     say(f"{out}: {size:.1f} MiB, takes a seed (uint32) and x of shape B×{shape} (float32), for {', '.join(PLATFORMS)}")
     say(f"Load it with jax.export.deserialize, or gpvae_jax.deploy.load_inference({str(out)!r}).")
@@ -75,7 +76,7 @@ def export_command(command: cli.Export) -> None:
 
 def save_figure(figure: Any, path: Path) -> None:
     """Write a figure as PNG, whole or not at all."""
-    runs.write_bytes(path, png(figure))
+    write_bytes(path, png(figure))
 
 
 def list_command(command: cli.List) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from gpvae_jax import runs
 from gpvae_jax.evaluate.run import params_by_seed
+from gpvae_jax.files import write_npz
 from gpvae_jax.types import Params
 
 BATCH = 100  # examples
@@ -35,7 +36,7 @@ class Half:
     def save(self, state: Arrays) -> None:
         """Write the state where the last is older than `seconds`."""
         if time.monotonic() - self.written >= self.seconds:
-            runs.write_npz(self.path, {"settings": np.asarray(self.settings)} | state)
+            write_npz(self.path, {"settings": np.asarray(self.settings)} | state)
             self.written = time.monotonic()
 
     def remove(self) -> None:
@@ -100,4 +101,4 @@ def _write(path: Path, settings: dict[str, Any], done: dict[int, list[Arrays]]) 
         for number, arrays in enumerate(batches)
         for key, value in arrays.items()
     }
-    runs.write_npz(path, {"settings": np.asarray(json.dumps(settings))} | flat)
+    write_npz(path, {"settings": np.asarray(json.dumps(settings))} | flat)

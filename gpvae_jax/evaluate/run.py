@@ -11,8 +11,10 @@ import numpy as np
 from jaxtyping import Float
 
 from gpvae_jax import runs
+from gpvae_jax.environment import environment
 from gpvae_jax.evaluate.importance import importance_bounds
 from gpvae_jax.evaluate.latency import inference_call, measure
+from gpvae_jax.files import write_json, write_npz
 from gpvae_jax.naming import unknown
 from gpvae_jax.networks import num_params
 from gpvae_jax.report import estimate
@@ -77,10 +79,10 @@ def evaluate_run(
         "latency_batch": min(LATENCY_BATCH, len(setup.dataset.test)),
         "latency_ms": measure({"inference": call})["inference"]._asdict(),
         "num_params": {"model": num_params(each[0].model), "inference": num_params(each[0].inference)},
-        "environment": runs.environment(),
+        "environment": environment(),
     }
-    runs.write_npz(run.folder / f"{split}.npz", arrays)
-    runs.write_json(run.folder / SPLITS[split], results)
+    write_npz(run.folder / f"{split}.npz", arrays)
+    write_json(run.folder / SPLITS[split], results)
     return results
 
 

@@ -1,0 +1,48 @@
+"""Files written whole or not at all, and JSON that every reader takes."""
+
+import io
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def plain(values: Any) -> Any:
+    """JSON-ready: arrays to lists, and what is not finite to null, for which JSON has no number."""
+    if isinstance(values, dict):
+        return {name: plain(value) for name, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [plain(value) for value in values]
+    if isinstance(values, np.ndarray | np.generic | jax.Array):
+        return plain(np.asarray(values).tolist())
+    if isinstance(values, float) and not math.isfinite(values):
+        return None
+    return values
+
+
+def write_json(path: Path, values: Any, indent: int | None = 2) -> None:
+    """Write a JSON file atomically; without an indent on one line."""
+    write_text(path, json.dumps(plain(values), indent=indent) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    write_bytes(path, text.encode())
+
+
+def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write arrays as .npz atomically."""
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    write_bytes(path, buffer.getvalue())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically: a reader finds the old or the new one, never a part."""
+    draft = path.with_name(path.name + ".part")
+    draft.write_bytes(content)
+    os.replace(draft, path)
