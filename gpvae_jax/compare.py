@@ -230,8 +230,7 @@ def _what_was_run(compared: dict[str, runs.Run]) -> dict[str, Any]:
         "Training": f"{training.optimizer}, learning rate {training.learning_rate}, batch {training.batch_size}, up "
         f"to {training.epochs} epochs, patience {training.patience}",
         "Seeds": f"{training.num_seeds or 1}, from {training.seed}",
-        "Device": f"{here['device']} ({here['backend']}); {here['cpus']} cores, "
-        f"{here['processor']}",
+        "Device": f"{here['device']} ({here['backend']}); {here['cpus']} cores, {here['processor']}",
         "Versions": {"Python": here["python"]} | here["packages"],
         "Commit": here["commit"],
         "Data checksum": setup.dataset.checksum[:16],
