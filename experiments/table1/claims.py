@@ -4,6 +4,7 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from experiments.table1.cells import BY_TITLE
 from gpvae_jax.evaluate.paired import Paired, holm, paired
@@ -55,18 +56,22 @@ def gap(rows: Results) -> Paired:
 
 
 def share(rows: Results, title: str) -> Share:
-    """The row's ELBO gain over that gap, on the same images: a ratio r of means Σ_n g_n / Σ_n G_n.
-
-    Its error is that of the linearised ratio, the standard error of g_n − r G_n over the mean of G.
-    """
+    """The row's ELBO gain over that gap, on the same images."""
     vae, gaps, own = (
         np.array(rows[name]["values"][of]["images"], np.float64)
         for name, of in (("vae", "elbo"), ("vae", "amortization_gap"), (title, "elbo"))
     )
-    count = len(gaps)
-    gains = own[:count] - vae[:count]
+    return share_of(own[: len(gaps)] - vae[: len(gaps)], gaps)
+
+
+def share_of(gains: Float[np.ndarray, " N"], gaps: Float[np.ndarray, " N"]) -> Share:
+    """A ratio r of means over images, Σ_n g_n / Σ_n G_n.
+
+    Its error is that of the linearised ratio, the standard error of g_n − r G_n over the mean of G.
+    """
     ratio = gains.mean() / gaps.mean()
-    return Share(float(ratio), float(np.std(gains - ratio * gaps, ddof=1) / math.sqrt(count) / abs(gaps.mean())))
+    error = np.std(gains - ratio * gaps, ddof=1) / math.sqrt(len(gaps)) / abs(gaps.mean())
+    return Share(float(ratio), float(error))
 
 
 def _values(found: dict[str, Any], bound: str) -> np.ndarray:

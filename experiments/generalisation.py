@@ -1,0 +1,143 @@
+"""How much of the VAE's amortization gap do other methods close on images they were trained on, and on others?
+
+    python -m experiments.generalisation runs/table1/cpu/omniglot-gaussian-20/{vae,newton-1,savi-8}
+    python -m experiments.generalisation runs/compared/{vae,newton} --images 200 --name mine
+
+The first run is the VAE. On the first images of each split: its amortization gap, which is what each image's own best
+diagonal Gaussian (SVI, on the VAE's decoder) wins over the encoder's; what the other runs' ELBOs are above the VAE's;
+and this as a share of the gap. Validation images come from where the training images do; the test images may not, as
+those of Omniglot, which show other alphabets. An encoder whose answers are worse there has an *inference*
+generalisation gap, and everything that is amortized shares it, a learned step and its curvature included.
+
+About ten minutes for 100 images, three seeds and all splits on one CPU core, nearly all of it SVI, which goes on where
+it was stopped. Expected: on training and validation images of Omniglot Newton's steps close the gap, on its new
+alphabets half. Writes experiments/results/generalisation_NAME.json and .md; NAME is the folder the VAE's run lies in.
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tyro
+
+from experiments.table1.claims import share_of
+from gpvae_jax import runs
+from gpvae_jax.cli import EXPECTED
+from gpvae_jax.commands import use_compilation_cache
+from gpvae_jax.environment import environment
+from gpvae_jax.evaluate.importance import importance_bounds
+from gpvae_jax.evaluate.paired import paired
+from gpvae_jax.evaluate.run import params_by_seed, split_examples
+from gpvae_jax.evaluate.slow import optimal_bounds
+from gpvae_jax.files import write_json, write_text
+from gpvae_jax.progress import bars, console
+from gpvae_jax.report import estimate
+
+RESULTS = Path(__file__).parent / "results"
+DRAWS = 200  # of an ELBO
+
+
+@dataclasses.dataclass(frozen=True)
+class Generalisation:
+    """Which runs, the VAE first."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    images: int = 100
+    name: str | None = None
+    results: Path = RESULTS
+
+
+def main(command: Generalisation) -> None:
+    """Measure every split, print the table and keep it."""
+    use_compilation_cache()
+    if len(command.runs) < 2:
+        raise ValueError(f"Give the VAE's run and at least one other to hold against it, got {len(command.runs)} runs.")
+    base, *others = opened = [runs.open_run(folder) for folder in command.runs]
+    if base.setup.config.method != "vae":
+        raise ValueError(f"The first run is to be a VAE's, but {base.folder} is of {base.setup.config.method}.")
+    for run in others:
+        if run.setup.dataset.checksum != base.setup.dataset.checksum:
+            raise ValueError(f"{run.folder} was trained on other images than {base.folder}, so they do not pair.")
+    for run in opened:
+        params_by_seed(run)  # so that one that is not trained is told before the others are measured
+    found = {split: measure(base, others, split, command.images) for split in ("train", "validation", "test")}
+    name = command.name or base.folder.resolve().parent.name
+    text = table(found)
+    console.print(text)
+    command.results.mkdir(parents=True, exist_ok=True)
+    write_text(command.results / f"generalisation_{name}.md", text + "\n")
+    kept = {"images": command.images, "draws": DRAWS, "splits": found, "environment": environment()}
+    write_json(command.results / f"generalisation_{name}.json", kept)
+
+
+def measure(base: runs.Run, others: list[runs.Run], split: str, images: int) -> dict[str, Any]:
+    """The VAE's ELBO and gap on a split's first images, and of every other run the gain and its share of the gap."""
+    elbo = elbos(base, split, images)
+    with bars() as progress:
+        task = progress.add_task(f"SVI, {split}", total=1.0, text="")
+        best = optimal_bounds(
+            base,
+            max_examples=images,
+            families=("diagonal",),
+            split=split,
+            progress=lambda done: progress.update(task, completed=done),
+        )["diagonal"]
+    gaps = np.asarray(best, np.float64) - elbo
+    rows = {run.folder.name: elbos(run, split, images) for run in others}
+    return {
+        "elbo": estimate(elbo.mean(axis=0))._asdict(),
+        "gap": _difference(elbo, best),
+        "rows": {
+            name: {
+                "gain": _difference(elbo, own),
+                "share": share_of((own - elbo).mean(axis=0), gaps.mean(axis=0))._asdict(),
+            }
+            for name, own in rows.items()
+        },
+    }
+
+
+def elbos(run: runs.Run, split: str, images: int) -> np.ndarray:
+    """[R, N] of every seed and image, nats."""
+    x, setup = split_examples(run, split, images, 0), run.setup
+    values = [
+        importance_bounds(setup.method, setup.model, params, x, jax.random.key(0), num_samples=(DRAWS,))["elbo"]
+        for params in params_by_seed(run)
+    ]
+    return np.stack(values).astype(np.float64)
+
+
+def _difference(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
+    found = paired(a, b)
+    return {"mean": found.mean, "se": found.se, "se_seeds": found.se_seeds}
+
+
+def table(found: dict[str, Any]) -> str:
+    """Markdown: a column per split."""
+    splits = found.values()
+
+    def row(title: str, cells: list[str]) -> str:
+        return f"| {title} | {' | '.join(cells)} |".replace("-", "−")
+
+    lines = [row("", list(found)), "|:---|" + "---:|" * len(splits)]
+    lines += [row("the VAE's ELBO", [f"{of['elbo']['mean']:.2f}" for of in splits])]
+    lines += [row("its amortization gap", [_nats(of["gap"]) for of in splits])]
+    for name in next(iter(splits))["rows"]:
+        rows = [of["rows"][name] for of in splits]
+        cells = [f"{_nats(r['gain'])}: {100 * r['share']['mean']:.0f} ± {100 * r['share']['se']:.0f} %" for r in rows]
+        lines += [row(name.replace("-", " "), cells)]
+    return "\n".join(lines)
+
+
+def _nats(d: dict[str, float]) -> str:
+    return f"{d['mean']:+.2f} ± {d['se']:.2f} ({d['se_seeds']:.2f})"
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Generalisation, description=__doc__))
+    except EXPECTED as error:
+        sys.exit(f"Error: {error}")
