@@ -19,25 +19,24 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import tyro
 
+from experiments.elbos import DRAWS, elbos
 from experiments.table1.claims import share_of
+from experiments.table1.tables import nats
 from gpvae_jax import runs
 from gpvae_jax.cli import EXPECTED
 from gpvae_jax.commands import use_compilation_cache
 from gpvae_jax.environment import environment
-from gpvae_jax.evaluate.importance import importance_bounds
 from gpvae_jax.evaluate.paired import paired
-from gpvae_jax.evaluate.run import params_by_seed, split_examples
+from gpvae_jax.evaluate.run import params_by_seed
 from gpvae_jax.evaluate.slow import optimal_bounds
 from gpvae_jax.files import write_json, write_text
 from gpvae_jax.progress import bars, console
 from gpvae_jax.report import estimate
 
 RESULTS = Path(__file__).parent / "results"
-DRAWS = 200  # of an ELBO
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,30 +88,15 @@ def measure(base: runs.Run, others: list[runs.Run], split: str, images: int) -> 
     rows = {run.folder.name: elbos(run, split, images) for run in others}
     return {
         "elbo": estimate(elbo.mean(axis=0))._asdict(),
-        "gap": _difference(elbo, best),
+        "gap": paired(elbo, best)._asdict(),
         "rows": {
             name: {
-                "gain": _difference(elbo, own),
+                "gain": paired(elbo, own)._asdict(),
                 "share": share_of((own - elbo).mean(axis=0), gaps.mean(axis=0))._asdict(),
             }
             for name, own in rows.items()
         },
     }
-
-
-def elbos(run: runs.Run, split: str, images: int) -> np.ndarray:
-    """[R, N] of every seed and image, nats."""
-    x, setup = split_examples(run, split, images, 0), run.setup
-    values = [
-        importance_bounds(setup.method, setup.model, params, x, jax.random.key(0), num_samples=(DRAWS,))["elbo"]
-        for params in params_by_seed(run)
-    ]
-    return np.stack(values).astype(np.float64)
-
-
-def _difference(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
-    found = paired(a, b)
-    return {"mean": found.mean, "se": found.se, "se_seeds": found.se_seeds}
 
 
 def table(found: dict[str, Any]) -> str:
@@ -124,16 +108,12 @@ def table(found: dict[str, Any]) -> str:
 
     lines = [row("", list(found)), "|:---|" + "---:|" * len(splits)]
     lines += [row("the VAE's ELBO", [f"{of['elbo']['mean']:.2f}" for of in splits])]
-    lines += [row("its amortization gap", [_nats(of["gap"]) for of in splits])]
+    lines += [row("its amortization gap", [nats(of["gap"]) for of in splits])]
     for name in next(iter(splits))["rows"]:
         rows = [of["rows"][name] for of in splits]
-        cells = [f"{_nats(r['gain'])}: {100 * r['share']['mean']:.0f} ± {100 * r['share']['se']:.0f} %" for r in rows]
+        cells = [f"{nats(r['gain'])}: {100 * r['share']['mean']:.0f} ± {100 * r['share']['se']:.0f} %" for r in rows]
         lines += [row(name.replace("-", " "), cells)]
     return "\n".join(lines)
-
-
-def _nats(d: dict[str, float]) -> str:
-    return f"{d['mean']:+.2f} ± {d['se']:.2f} ({d['se_seeds']:.2f})"
 
 
 if __name__ == "__main__":

@@ -17,18 +17,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
 from rich.table import Table
 
+from experiments.elbos import DRAWS, elbos
 from experiments.selective_refinement import SCORES
 from gpvae_jax import runs
 from gpvae_jax.cli import EXPECTED
 from gpvae_jax.commands import use_compilation_cache
 from gpvae_jax.environment import environment
-from gpvae_jax.evaluate.importance import importance_bounds
 from gpvae_jax.evaluate.paired import paired
 from gpvae_jax.evaluate.run import params_by_seed, split_examples
 from gpvae_jax.evaluate.scores import example_scores
@@ -51,7 +50,6 @@ STEPS: dict[str, tuple[int, tuple[str, ...]]] = {
     "2 × Gauss–Newton, halved": (2, GAUSS_NEWTON),
 }  # name -> steps and settings of newton
 ONE, TWO = "Gauss–Newton, halved", "2 × Gauss–Newton, halved"
-DRAWS = 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,18 +86,11 @@ def measure(run: runs.Run, images: int) -> dict[str, Any]:
     with bars() as progress:
         task = progress.add_task(f"{run.folder.name}", total=(1 + len(kinds)) * len(each), text="")
 
-        def elbos(one: runs.Run) -> np.ndarray:
-            values = []
-            for params in each:
-                bounds = importance_bounds(
-                    one.setup.method, one.setup.model, params, x, jax.random.key(0), num_samples=(DRAWS,)
-                )
-                values.append(bounds["elbo"].astype(np.float64))
-                progress.advance(task)
-            return np.stack(values)  # [R, N]
-
-        base = elbos(run)
-        after = {kind: elbos(one) for kind, one in kinds.items()}
+        base, *refined_ones = (
+            elbos(one, "test", images, draws=DRAWS, told=lambda: progress.advance(task))
+            for one in (run, *kinds.values())
+        )
+    after = dict(zip(kinds, refined_ones, strict=True))
     rows = {name: _row(base, after[name, False], after[name, True]) for name in STEPS}
     scores = [example_scores(run.setup.method, run.setup.model, params, jnp.asarray(x)) for params in each]
     second = _second(after[ONE, False], after[TWO, False], scores)
