@@ -103,6 +103,7 @@ def test_an_interrupted_cell_goes_on_and_a_finished_one_is_skipped(job, monkeypa
     page.main(page.Page(job.results, job.results / "page.md"))
     text = (job.results / "page.md").read_text()
     assert "## mnist, bernoulli likelihood, 10 latents" in text
+    assert re.search(r"at a glance\n[^#]*\n\| gpvae \| [*+−\d.]+ \|\n[^#]*\n\| gpvae \| −?\d+ % \|\n", text)
     assert re.search(r"\n\| gpvae \| −\d+\.\d\d ± ", text)
     assert (job.results / "cpu" / "mnist-bernoulli-10.png").read_bytes().startswith(b"\x89PNG")
     work.check_scale(job._replace(scale=TINY._replace(images_per_second=1.0)), wanted)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from experiments.table1 import claims
+from experiments.table1 import claims, tables
 
 
 def row(bound: float, validation: float, spread: float = 0.0) -> dict:
@@ -68,3 +68,39 @@ def test_rows_of_another_start_are_marked():
     rows = {title: {"start": start} for title, start in starts.items()} | {"iaf 2": {}}
     assert [claims.marked(rows, title) for title in rows] == ["vae", "gpvae", "savi 2 †", "wide vae", "iaf 2 †"]
     assert not claims.shares_start({"vae": {}, "iaf 2": {}}, "iaf 2", "vae")  # both unknown
+
+
+def test_the_gains_p_values_are_corrected_for_the_table_and_lost_rows_count_for_nothing():
+    lost = row(-88, -88)
+    lost["values"]["iwae_4"]["images"][3] = None
+    rows = {"vae": row(-90, -90), "gpvae": row(-89.9, -91, spread=0.5), "iaf 2": row(-88.1, -88, spread=2.0)}
+    raw = {title: claims.gain(rows, title, "vae") for title in ("gpvae", "iaf 2")}
+    found = claims.gains(rows | {"savi 2": lost})
+    assert set(found) == {"gpvae", "iaf 2", "savi 2"}
+    assert np.isnan(found["savi 2"].p_value)
+    smaller, larger = sorted(raw, key=lambda title: raw[title].p_value)
+    assert found[smaller].p_value == 2 * raw[smaller].p_value
+    assert found[larger].p_value == max(raw[larger].p_value, found[smaller].p_value)
+    assert found["gpvae"].mean == raw["gpvae"].mean
+
+
+def test_the_best_within_a_budget_is_by_validation_and_by_time():
+    rows = {
+        "vae": row(-90, -90),
+        "gpvae": row(-91, -89),
+        "newton 1": row(-88, -87, spread=0.1),
+        "savi 8": row(-85, -86),
+    }
+    for found in rows.values():
+        found["values"]["elbo"] = found["values"]["iwae_4"]
+    text = tables.best_within(rows, tables.Times(128, {"vae": 1.0, "gpvae": 2.15, "newton 1": 3.4, "savi 8": 30.0}))
+    best = {line.split(" | ")[0].strip("| "): line.split(" | ")[1:3] for line in text.splitlines() if "×" in line}
+    assert best == {
+        "1×": ["vae", "1.0×"],
+        "2×": ["gpvae", "2.1×"],  # a tenth over, and worse on the test images
+        "3×": ["gpvae", "2.1×"],
+        "3.5×": ["newton 1", "3.4×"],
+        "5×": ["newton 1", "3.4×"],
+        "10×": ["newton 1", "3.4×"],
+    }
+    assert "+2.00 ± 0.01 (0.00)" in text

@@ -43,10 +43,18 @@ def marked(rows: Results, title: str) -> str:
     return title if title == "vae" or shares_start(rows, title, "vae") else f"{title} †"
 
 
-def gain(rows: Results, a: str, b: str) -> Paired:
-    """a's bound of the most samples less b's, paired by images and by seeds, in nats."""
-    bound = f"iwae_{max(rows[a]['num_samples'])}"
+def gain(rows: Results, a: str, b: str, bound: str | None = None) -> Paired:
+    """a's bound less b's, that of the most samples if none is named, paired by images and by seeds, in nats."""
+    bound = bound or f"iwae_{max(rows[a]['num_samples'])}"
     return paired(_values(rows[b], bound), _values(rows[a], bound))
+
+
+def gains(rows: Results) -> dict[str, Paired]:
+    """Every row's over the VAE, in the bound of the most samples, the p-values Holm-corrected for the table."""
+    found = {title: gain(rows, title, "vae") for title in rows if title != "vae"}
+    known = {title: g.p_value for title, g in found.items() if math.isfinite(g.p_value)}
+    corrected = dict(zip(known, map(float, holm(list(known.values()))), strict=True))
+    return {title: g._replace(p_value=corrected.get(title, math.nan)) for title, g in found.items()}
 
 
 def gap(rows: Results) -> Paired:

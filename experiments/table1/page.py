@@ -15,6 +15,7 @@ from pathlib import Path
 import tyro
 
 from experiments.table1.cells import CHOICE_LATENTS, DATASETS, LIKELIHOODS, SCALES
+from experiments.table1.overview import overview
 from experiments.table1.tables import compare_rows, latency, nats, read, section, settings, styles
 from experiments.table1.work import RESULTS
 from gpvae_jax import plots
@@ -34,10 +35,11 @@ def main(command: Page) -> None:
     """Write the page and its figures."""
     parts = [_HEAD]
     for budget in SCALES:
-        for folder in _in_order(command.results / budget):
-            rows = read(folder)
-            if "vae" not in rows or len(rows) < 2:
-                continue
+        tables = {folder: rows for folder in _in_order(command.results / budget) if len(rows := read(folder)) > 1}
+        tables = {folder: rows for folder, rows in tables.items() if "vae" in rows}
+        if tables:
+            parts.append(overview(budget, list(tables.values())))
+        for folder, rows in tables.items():
             picture = folder.with_suffix(".png")
             times = latency(folder, rows)
             save_figure(plots.likelihood_against_time(compare_rows(rows, times), styles(rows)), picture)
