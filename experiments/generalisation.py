@@ -54,9 +54,7 @@ def main(command: Generalisation) -> None:
     """Measure every split, print the table and keep it."""
     use_compilation_cache()
     if len(command.runs) < 2:
-        raise ValueError(
-            f"Give the VAE's run and others to hold against it; the number of runs is {len(command.runs)}."
-        )
+        raise ValueError(f"Give the VAE's run and others to hold against it; got {len(command.runs)}.")
     base, *others = opened = [runs.open_run(folder) for folder in command.runs]
     if base.setup.config.method != "vae":
         raise ValueError(f"The first run is to be a VAE's, but {base.folder} is of {base.setup.config.method}.")
