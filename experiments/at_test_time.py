@@ -8,8 +8,8 @@ leads to the mode, or by the average over S draws, which leads to the Gaussian w
 covariance diagonal or full. Gains over the amortized posterior, paired; below them what SVI wins, each image's own best
 Gaussian of either kind.
 
-A quarter of an hour for 120 images, three seeds and 20 latents on one CPU core, nearly all of it SVI, which goes on
-where it was stopped. Expected: steps at the mean win less than steps on draws, and where posteriors are wide nothing.
+Eleven minutes for 120 images, three seeds and 20 latents on one CPU core, nearly all of it SVI, which goes on
+where it was stopped. Expected: steps at the mean win less than steps on draws, and where posteriors are wide they lose.
 Writes experiments/results/at_test_time_NAME.json and .md; NAME is the folder the run lies in.
 """
 

@@ -181,11 +181,12 @@ def gained(found: Paired | None) -> str:
 
 
 def nats(found: dict[str, float | None] | None) -> str:
-    """A paired difference with its errors, over images (over seeds); a dash where there is none."""
+    """A paired difference with its errors, over images (over seeds, where there are several); a dash for none."""
     if found is None:
         return "–"
     mean, se, seeds = (math.nan if found[name] is None else found[name] for name in ("mean", "se", "se_seeds"))
-    return f"{mean:+.2f} ± {se:.2f} ({seeds:.2f})".replace("-", "−")
+    over_seeds = "" if math.isnan(seeds) else f" ({seeds:.2f})"
+    return f"{mean:+.2f} ± {se:.2f}{over_seeds}".replace("-", "−")
 
 
 def _share(rows: Results, title: str) -> str:
