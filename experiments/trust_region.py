@@ -85,7 +85,6 @@ def measure(run: runs.Run, images: int) -> dict[str, Any]:
     kinds = {(name, gp): _with(run, name, gp) for name in STEPS for gp in (False, True)}
     with bars() as progress:
         task = progress.add_task(f"{run.folder.name}", total=(1 + len(kinds)) * len(each), text="")
-
         base, *refined_ones = (
             elbos(one, "test", images, draws=DRAWS, told=lambda: progress.advance(task))
             for one in (run, *kinds.values())

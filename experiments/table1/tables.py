@@ -102,7 +102,7 @@ def section(budget: str, rows: Results, times: Times) -> str:
     lines = ["| " + " | ".join(head) + " |", "|:---|" + "---:|" * (len(head) - 2) + ":---|"]
     for title, found in rows.items():
         cells = [marked(rows, title), *(_bound(found["test"][bound]) for bound in bounds)]
-        cells += [gained(over_vae.get(title)), _p(over_vae.get(title)), _share(rows, title)]
+        cells += [_gain(over_vae.get(title)), _p(over_vae.get(title)), _share(rows, title)]
         cells += _rest(title, found, times)
         lines.append("| " + " | ".join(cells) + " |")
     title = f"## {cell['data']}, {cell['likelihood']} likelihood, {cell['latents']} latents"
@@ -172,7 +172,7 @@ def _bound(value: dict[str, Any]) -> str:
     return f"{mean} ± {error} ({seeds})"
 
 
-def gained(found: Paired | None) -> str:
+def _gain(found: Paired | None) -> str:
     """In bold where it is significant, by p and by the seeds; a dash where there is none."""
     if found is None:
         return "–"
