@@ -98,6 +98,7 @@ GUESSES = ("images_per_second", "bound_seconds")  # of a scale: results do not d
 SCALES = {  # times measured on one CPU core; on a GPU guessed
     "cpu": Scale("mlp", (400, 400), 50_000, 10, 10, 4, True, 3, 500, 500, (100, 5000), None, 21_000, 6e-6),
     "cpu-long": Scale("mlp", (400, 400), 50_000, 20, 20, 4, True, 3, 500, 500, (100, 5000), None, 21_000, 6e-6),
+    "gpu-mlp": Scale("mlp", (400, 400), 50_000, 10, 10, 4, True, 10, 1000, 500, (100, 5000), None, 1e6, 5e-7),
     "gpu": Scale("conv", (400, 400), None, 20, 40, 10, False, 10, None, 1000, (100, 5000), 15, 1e5, 5e-7),
 }
 

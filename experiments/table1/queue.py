@@ -63,7 +63,9 @@ def worker(job: Job, cells: list[Cell], started: float, number: int) -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)
-    if job.budget != "gpu" and hasattr(os, "sched_setaffinity"):
+    if job.budget.startswith("gpu"):
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # its memory is for all workers
+    elif hasattr(os, "sched_setaffinity"):
         # one core: XLA divides a matrix product by their number, and with it changes the rounding, so that only with
         # the same number a start that is trained again is the same to the last bit
         cores = sorted(os.sched_getaffinity(0))
