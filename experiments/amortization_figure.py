@@ -26,7 +26,7 @@ import tyro
 from experiments.figure3 import trained
 from gpvae_jax import runs
 from gpvae_jax.build import build_encoder
-from gpvae_jax.commands import save_figure, use_compilation_cache
+from gpvae_jax.commands import prepare_jax, save_figure
 from gpvae_jax.environment import environment
 from gpvae_jax.evaluate.grid import GridPosterior, grid_posterior, kl_to_posterior
 from gpvae_jax.files import write_json
@@ -57,7 +57,7 @@ class Amortization:
 
 def main(command: Amortization) -> None:
     """Train if it is not trained, refine, grade and draw."""
-    use_compilation_cache()
+    prepare_jax()
     run = trained(command.folder, command.epochs, data=command.data)
     setup, params = run.setup, runs.best_params(run)
     x = setup.observation.evaluate(jnp.asarray(setup.dataset.test[: command.graded]))

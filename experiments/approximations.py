@@ -30,7 +30,7 @@ import tyro
 from rich.table import Table
 
 from gpvae_jax import likelihoods, networks, runs, train
-from gpvae_jax.commands import save_figure, use_compilation_cache
+from gpvae_jax.commands import prepare_jax, save_figure
 from gpvae_jax.environment import environment
 from gpvae_jax.evaluate.grid import grid_posterior, kl_to_posterior
 from gpvae_jax.evaluate.run import params_by_seed
@@ -100,7 +100,7 @@ class Problem(NamedTuple):
 
 def main(command: Approximations) -> None:
     """Fit every variant, grade it and draw."""
-    use_compilation_cache()
+    prepare_jax()
     problems = {"linear": _linear(command), "mnist": _of_run(runs.open_run(command.run), command)}
     found: dict[str, dict[str, Any]] = {}
     with bars() as progress:

@@ -24,7 +24,7 @@ from experiments.elbos import DRAWS, elbos
 from experiments.table1.tables import nats
 from gpvae_jax import runs
 from gpvae_jax.cli import EXPECTED
-from gpvae_jax.commands import use_compilation_cache
+from gpvae_jax.commands import prepare_jax
 from gpvae_jax.environment import environment
 from gpvae_jax.evaluate.paired import paired
 from gpvae_jax.evaluate.run import params_by_seed
@@ -51,7 +51,7 @@ class AtTestTime:
 
 def main(command: AtTestTime) -> None:
     """Refine in every way, print the table and keep it."""
-    use_compilation_cache()
+    prepare_jax()
     run = runs.open_run(command.run)
     if run.setup.config.method != "vae":
         raise ValueError(f"A VAE's run is needed, but {run.folder} is of {run.setup.config.method}.")

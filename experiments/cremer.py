@@ -28,7 +28,7 @@ import optax
 import tyro
 
 from gpvae_jax import config, plots, runs
-from gpvae_jax.commands import save_figure, train_with_bar, use_compilation_cache
+from gpvae_jax.commands import prepare_jax, save_figure, train_with_bar
 from gpvae_jax.compare import same_settings
 from gpvae_jax.environment import environment
 from gpvae_jax.evaluate.ais import ais, sigmoid_schedule
@@ -76,7 +76,7 @@ class Cremer:
 
 def main(command: Cremer) -> None:
     """Train, search, and write the table and the figure."""
-    use_compilation_cache()
+    prepare_jax()
     found: dict[str, Any] = {}
     for method in METHODS:
         run = _trained(command, method)

@@ -22,7 +22,7 @@ import tyro
 from rich.table import Table
 
 from gpvae_jax import runs
-from gpvae_jax.commands import use_compilation_cache
+from gpvae_jax.commands import prepare_jax
 from gpvae_jax.environment import environment
 from gpvae_jax.evaluate.run import params_by_seed, summary
 from gpvae_jax.files import write_json
@@ -48,7 +48,7 @@ class Anatomy:
 
 def main(command: Anatomy) -> None:
     """Take every run apart and print the table."""
-    use_compilation_cache()
+    prepare_jax()
     found: dict[str, Any] = {}
     with bars() as progress:
         task = progress.add_task("runs", total=len(command.folders), text="")

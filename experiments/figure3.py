@@ -21,7 +21,7 @@ import numpy as np
 import tyro
 
 from gpvae_jax import build, compare, config, runs
-from gpvae_jax.commands import save_figure, train_with_bar, use_compilation_cache
+from gpvae_jax.commands import prepare_jax, save_figure, train_with_bar
 from gpvae_jax.environment import environment
 from gpvae_jax.evaluate.grid import grid_posterior, kl_to_posterior
 from gpvae_jax.evaluate.uncertainty import spearman
@@ -50,7 +50,7 @@ class Figure3:
 
 def main(command: Figure3) -> None:
     """Train if it is not trained, and draw."""
-    use_compilation_cache()
+    prepare_jax()
     base_run = trained(command.folder / "vae", command.epochs)
     run = trained(
         command.folder / "gpvae",

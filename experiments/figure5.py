@@ -22,7 +22,7 @@ import tyro
 
 from experiments.figure3 import trained
 from gpvae_jax import runs
-from gpvae_jax.commands import save_figure, use_compilation_cache
+from gpvae_jax.commands import prepare_jax, save_figure
 from gpvae_jax.environment import environment
 from gpvae_jax.evaluate.grid import GridPosterior, grid_posterior, kl_to_posterior
 from gpvae_jax.files import write_json
@@ -51,7 +51,7 @@ class Figure5:
 
 def main(command: Figure5) -> None:
     """Train what is not trained, grow and draw."""
-    use_compilation_cache()
+    prepare_jax()
     stages = [trained(command.vae, command.vae_epochs)]
     for m in range(2, COMPONENTS + 1):
         settings = (f"num_components={m}", f"cap={command.cap:g}")

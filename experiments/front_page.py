@@ -21,7 +21,7 @@ import optax
 import tyro
 
 from gpvae_jax import likelihoods, networks
-from gpvae_jax.commands import save_figure, use_compilation_cache
+from gpvae_jax.commands import prepare_jax, save_figure
 from gpvae_jax.data import load
 from gpvae_jax.environment import environment
 from gpvae_jax.evaluate.grid import GridPosterior, grid_posterior, kl_to_posterior
@@ -53,7 +53,7 @@ class FrontPage:
 
 def main(command: FrontPage) -> None:
     """Train, grade and draw."""
-    use_compilation_cache()
+    prepare_jax()
     data, observation = observe(load("digits"), "dynamic", seed=0)
     model = latent_model(networks.mlp((2,), (128, 128), (8, 8, 1)), likelihoods.bernoulli())
     encoder = networks.mlp((8, 8, 1), (128, 128))

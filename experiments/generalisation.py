@@ -28,7 +28,7 @@ from experiments.table1.claims import share_of
 from experiments.table1.tables import nats
 from gpvae_jax import runs
 from gpvae_jax.cli import EXPECTED
-from gpvae_jax.commands import use_compilation_cache
+from gpvae_jax.commands import prepare_jax
 from gpvae_jax.environment import environment
 from gpvae_jax.evaluate.paired import paired
 from gpvae_jax.evaluate.run import params_by_seed
@@ -52,7 +52,7 @@ class Generalisation:
 
 def main(command: Generalisation) -> None:
     """Measure every split, print the table and keep it."""
-    use_compilation_cache()
+    prepare_jax()
     if len(command.runs) < 2:
         raise ValueError(f"Give the VAE's run and others to hold against it; got {len(command.runs)}.")
     base, *others = opened = [runs.open_run(folder) for folder in command.runs]

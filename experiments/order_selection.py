@@ -25,7 +25,7 @@ import tyro
 
 from gpvae_jax import networks, plots, train
 from gpvae_jax.build import build_likelihood
-from gpvae_jax.commands import save_figure, use_compilation_cache
+from gpvae_jax.commands import prepare_jax, save_figure
 from gpvae_jax.data import load
 from gpvae_jax.environment import environment
 from gpvae_jax.evaluate.importance import importance_bounds
@@ -62,7 +62,7 @@ class OrderSelection:
 
 def main(command: OrderSelection) -> None:
     """Grow, choose, print and draw."""
-    use_compilation_cache()
+    prepare_jax()
     dataset = load(command.data)
     likelihood = build_likelihood(command.likelihood, dataset)
     grey = command.likelihood == "bernoulli" and dataset.levels != 2

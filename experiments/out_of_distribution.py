@@ -21,7 +21,7 @@ import tyro
 from rich.table import Table
 
 from gpvae_jax import runs
-from gpvae_jax.commands import use_compilation_cache
+from gpvae_jax.commands import prepare_jax
 from gpvae_jax.data import load
 from gpvae_jax.environment import environment
 from gpvae_jax.evaluate.importance import importance_bounds
@@ -50,7 +50,7 @@ class Outliers:
 
 def main(command: Outliers) -> None:
     """Score every set with every seed and print the table."""
-    use_compilation_cache()
+    prepare_jax()
     run = runs.open_run(command.run)
     sets = _sets(run, command)
     found: dict[str, dict[str, list[float]]] = {name: {} for name in sets if name not in ("test", "validation")}

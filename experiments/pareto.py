@@ -21,7 +21,7 @@ from rich.table import Table
 from experiments.gains import finished, gains, written
 from experiments.table1.tables import BUDGETS, SLACK
 from gpvae_jax import compare, plots, runs
-from gpvae_jax.commands import save_figure, use_compilation_cache
+from gpvae_jax.commands import prepare_jax, save_figure
 from gpvae_jax.environment import environment
 from gpvae_jax.files import write_json, write_text
 from gpvae_jax.progress import console, say
@@ -41,7 +41,7 @@ class Pareto:
 
 def main(command: Pareto) -> None:
     """Measure, print and draw."""
-    use_compilation_cache()
+    prepare_jax()
     compared = {t: runs.open_run(f) for t, f in finished(command.folder, command.config).items()}
     made = compare.rows(compared)
     rows = _rows({row.name: float(row.latency_ms or np.nan) for row in made}, gains(command.folder, command.config))

@@ -25,7 +25,7 @@ from rich.table import Table
 
 from gpvae_jax import plots, runs
 from gpvae_jax.build import Setup
-from gpvae_jax.commands import save_figure, use_compilation_cache
+from gpvae_jax.commands import prepare_jax, save_figure
 from gpvae_jax.environment import environment
 from gpvae_jax.evaluate.importance import importance_bounds
 from gpvae_jax.evaluate.run import params_by_seed, split_examples
@@ -68,7 +68,7 @@ class Selective:
 
 def main(command: Selective) -> None:
     """Refine, judge every score, and draw the first seed."""
-    use_compilation_cache()
+    prepare_jax()
     run = runs.open_run(command.run)
     x, each = split_examples(run, "test", command.images, 0), params_by_seed(run)
     settings = _step_size(run, command, each[0]) if command.refine == "savi" else ()

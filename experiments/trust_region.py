@@ -26,7 +26,7 @@ from experiments.elbos import DRAWS, elbos
 from experiments.selective_refinement import SCORES
 from gpvae_jax import runs
 from gpvae_jax.cli import EXPECTED
-from gpvae_jax.commands import use_compilation_cache
+from gpvae_jax.commands import prepare_jax
 from gpvae_jax.environment import environment
 from gpvae_jax.evaluate.paired import paired
 from gpvae_jax.evaluate.run import params_by_seed, split_examples
@@ -63,7 +63,7 @@ class TrustRegion:
 
 def main(command: TrustRegion) -> None:
     """Refine with and without P, compare, and print a table per run."""
-    use_compilation_cache()
+    prepare_jax()
     opened = [runs.open_run(folder) for folder in command.runs]
     for run in opened:
         if run.setup.config.method != "gpvae":

@@ -21,7 +21,7 @@ import numpy as np
 import tyro
 
 from gpvae_jax import build, compare, config, train
-from gpvae_jax.commands import use_compilation_cache
+from gpvae_jax.commands import prepare_jax
 from gpvae_jax.data import Dataset, load
 from gpvae_jax.environment import environment
 from gpvae_jax.evaluate import importance_bounds
@@ -98,7 +98,7 @@ def run_trial(settings: config.Config, data: Dataset) -> dict[str, float]:
 
 def main(command: Tune) -> None:
     """Run what has not been run."""
-    use_compilation_cache()
+    prepare_jax()
     RESULTS.parent.mkdir(exist_ok=True)
     done = {json.loads(line)["label"] for line in RESULTS.read_text().splitlines()} if RESULTS.exists() else set()
     data = load("mnist")

@@ -13,7 +13,7 @@ PACKAGES = ("gpvae-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "
 
 
 def environment() -> dict[str, Any]:
-    """Package versions, Python, processor, device and, in a git checkout, the commit of the working directory."""
+    """Package versions, Python, processor, device, XLA's flags and precision, and a git checkout's commit."""
     git = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
         commit = subprocess.run(git, capture_output=True, text=True, timeout=10).stdout.strip() or None
@@ -27,6 +27,8 @@ def environment() -> dict[str, Any]:
         "device": jax.devices()[0].device_kind,
         "backend": jax.default_backend(),
         "cpus": os.cpu_count(),
+        "xla_flags": os.environ.get("XLA_FLAGS") or None,
+        "matmul_precision": jax.config.jax_default_matmul_precision,  # type: ignore[attr-defined]
         "commit": commit,
     }
 

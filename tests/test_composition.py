@@ -6,7 +6,7 @@ import pytest
 
 from gpvae_jax import build, config
 from gpvae_jax.data import from_arrays
-from gpvae_jax.gaussians.full import FullGaussian
+from gpvae_jax.gaussians.low_rank import LowRankGaussian
 from gpvae_jax.gp.weights import weight_posterior_by_name
 from gpvae_jax.methods import gpvae, vae
 from gpvae_jax.methods.gpvae import weight_kl
@@ -19,7 +19,7 @@ KEY = jax.random.key(0)
 DATA = from_arrays(np.random.default_rng(0).integers(0, 2, (40, *DATA_SHAPE)), name="small")
 MODEL, ENCODER = small_model(), small_encoder()
 OVER = ["recmix", "mixture", "savi", "newton", "svi"]
-KINDS = {"recmix": GaussianMixture, "mixture": GaussianMixture, "newton": FullGaussian}
+KINDS = {"recmix": GaussianMixture, "mixture": GaussianMixture, "newton": LowRankGaussian}
 
 
 def made(method: str, *settings: str) -> build.Setup:

@@ -4,12 +4,14 @@
 
 Reads experiments/results/table1/SCALE/TABLE/*.json and writes TABLE.latency.json beside the folders: milliseconds for
 a batch of 128, for its posterior, one sample of it and that sample's density, median and 10th and 90th percentiles.
-Parameters are as before training, for the operations are the same. Compiling all rows takes two minutes per table of
-one CPU core, and each row is called for five seconds. On a shared CPU the ratios of two measurements differed by up to
+Parameters are as before training, for the operations are the same, and tables with images of one size, one likelihood
+and one number of latents share their programs. Compiling all rows takes two minutes per table of one CPU core, and each
+row is called for five seconds. On a shared CPU the ratios of two measurements differed by up to
 a third.
 """
 
 import dataclasses
+import functools
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from experiments.table1.cells import SCALES, Cell
 from experiments.table1.tables import latency_file, read
 from experiments.table1.work import RESULTS, Job, files, settings
 from gpvae_jax import build, data, runs
-from gpvae_jax.commands import use_compilation_cache
+from gpvae_jax.commands import prepare_jax
 from gpvae_jax.data import Dataset
 from gpvae_jax.environment import environment
 from gpvae_jax.evaluate.latency import measure
@@ -42,21 +44,46 @@ class Latency:
 
 
 def main(command: Latency) -> None:
-    """Measure table after table."""
-    use_compilation_cache()
+    """Measure scale after scale, and in each the programs of equal images, likelihood and latents together."""
+    prepare_jax()
     for budget, scale in SCALES.items():
         job = Job(budget, scale, Path(), command.results, files(command.data))
+        groups: dict[tuple[Any, ...], list[Path]] = {}
         for folder in sorted(path for path in (command.results / budget).glob("*") if path.is_dir()):
-            if not (rows := read(folder)):
-                continue
-            name = next(iter(rows.values()))["cell"]["data"]
-            dataset = data.load(job.files.get(name, name))
-            calls = {title: _call(job, found, dataset) for title, found in rows.items()}
-            times = measure(calls, seconds=command.seconds)
-            found = {title: value._asdict() for title, value in times.items()}
-            batch = min(LATENCY_BATCH, len(dataset.test))
-            write_json(latency_file(folder), {"batch": batch, "latency_ms": found, "environment": environment()})
-            say(f"{folder.name}: {len(found)} rows, the VAE {times['vae'].median:.2f} ms")
+            for cell in [Cell(**found["cell"]) for found in read(folder).values()][:1]:
+                shape = _dataset(job, cell.data).test.shape[1:]
+                groups.setdefault((shape, cell.likelihood, cell.latents), []).append(folder)
+        for folders in groups.values():
+            _measure(job, folders, command.seconds)
+
+
+def _measure(job: Job, folders: list[Path], seconds: float) -> None:
+    """The tables whose programs differ in nothing but the methods' settings, each program once."""
+    tables = {folder: read(folder) for folder in folders}
+    calls = {}
+    for rows in tables.values():
+        for found in rows.values():
+            calls.setdefault(_program(found), _call(job, found, _dataset(job, found["cell"]["data"])))
+    times = {program: value._asdict() for program, value in measure(calls, seconds=seconds).items()}
+    for folder, rows in tables.items():
+        found = {title: times[_program(row)] for title, row in rows.items()}
+        batch = min(LATENCY_BATCH, len(_dataset(job, rows["vae"]["cell"]["data"]).test))
+        write_json(latency_file(folder), {"batch": batch, "latency_ms": found, "environment": environment()})
+        say(f"{folder.name}: {len(found)} rows, the VAE {found['vae']['median']:.2f} ms")
+
+
+def _program(found: dict[str, Any]) -> str:
+    """A row's settings but for those of training."""
+    return ":".join(item for item in found["label"].split(":") if not item.startswith("train."))
+
+
+@functools.cache
+def _load(name: str) -> Dataset:
+    return data.load(name)
+
+
+def _dataset(job: Job, name: str) -> Dataset:
+    return _load(job.files.get(name, name))
 
 
 def _call(job: Job, found: dict[str, Any], dataset: Dataset) -> tuple[Any, tuple[Any, ...]]:

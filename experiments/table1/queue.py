@@ -16,7 +16,7 @@ import jax
 from experiments.table1 import locks
 from experiments.table1.cells import Cell, needs
 from experiments.table1.work import Job, do
-from gpvae_jax.commands import use_compilation_cache
+from gpvae_jax.commands import prepare_jax
 from gpvae_jax.files import write_json
 
 POLL_SECONDS = 2.0
@@ -48,7 +48,7 @@ def state(job: Job, cell: Cell, started: float) -> State:
 
 def work(job: Job, cells: list[Cell], started: float, wanted: Callable[[], bool] = lambda: True) -> None:
     """Do the cells, each as soon as what it needs is done, until all are done or have failed, or `wanted` says no."""
-    use_compilation_cache()
+    prepare_jax()
     while wanted() and any(state(job, cell, started).name in ("waiting", "running") for cell in cells):
         if not any(_attempt(job, cell, started, wanted) for cell in cells):
             time.sleep(POLL_SECONDS)  # others are busy with what the rest needs

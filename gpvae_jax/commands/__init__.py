@@ -13,12 +13,12 @@ from gpvae_jax.commands.evaluating import evaluate_command
 from gpvae_jax.commands.showing import export_command, list_command, plot_command, sample_command, save_figure
 from gpvae_jax.commands.training import train_command, train_with_bar
 
-__all__ = ["finish_run", "run", "save_figure", "train_run", "train_with_bar", "use_compilation_cache"]
+__all__ = ["finish_run", "prepare_jax", "run", "save_figure", "train_run", "train_with_bar"]
 
 
 def run(command: Any) -> None:
     """Carry out a parsed command."""
-    use_compilation_cache()
+    prepare_jax()
     carry_out: dict[type, Callable[[Any], None]] = {
         cli.Train: train_command,
         cli.Evaluate: evaluate_command,
@@ -31,10 +31,15 @@ def run(command: Any) -> None:
     carry_out[type(command)](command)
 
 
-def use_compilation_cache() -> None:
-    """Keep compiled programs between processes, unless the user has set a cache of their own."""
-    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
-        return
-    jax.config.update("jax_compilation_cache_dir", str(Path("~/.cache/gpvae_jax/xla").expanduser()))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+def prepare_jax() -> None:
+    """Keep compiled programs between processes, and multiply float32 matrices as float32; the user's settings go first.
+
+    JAX's default on a GPU or TPU is a product of fewer bits, which moves the bounds of single images by a tenth of a
+    nat and more.
+    """
+    if "JAX_DEFAULT_MATMUL_PRECISION" not in os.environ:
+        jax.config.update("jax_default_matmul_precision", "float32")
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(Path("~/.cache/gpvae_jax/xla").expanduser()))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

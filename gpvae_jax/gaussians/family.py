@@ -12,13 +12,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from gpvae_jax.gaussians.full import FullGaussian
+from gpvae_jax.gaussians.low_rank import LowRankGaussian
 from gpvae_jax.posteriors import DiagonalGaussian
 
 Gaussian = DiagonalGaussian | FullGaussian
 
 
-def place(q: Gaussian, noise: Float[Array, "S B Z"]) -> Float[Array, "S B Z"]:
-    """The draw of q that standard noise stands for: mean + σ e, or mean + L e."""
+def place(q: Gaussian | LowRankGaussian, noise: Float[Array, "S B E"]) -> Float[Array, "S B Z"]:
+    """The draw of q that standard noise stands for: mean + σ e, or mean + L e; of a low-rank one, e has Z + R parts."""
+    if isinstance(q, LowRankGaussian):
+        return q.place(noise)
     if isinstance(q, DiagonalGaussian):
         return q.mean[None] + q.std[None] * noise
     return q.mean[None] + jnp.einsum("bij,sbj->sbi", q.cholesky, noise)
@@ -48,8 +51,8 @@ def retract(q: Gaussian, u: Gaussian) -> Gaussian:
     return FullGaussian(q.mean + jnp.einsum("bij,bj->bi", q.cholesky, u.mean), q.cholesky @ _growth(u))
 
 
-def paired_noise(key: PRNGKeyArray, num_samples: int, like: Float[Array, "B Z"]) -> Float[Array, "S B Z"]:
-    """Standard noise in pairs ±e, the last one alone where S is odd."""
+def paired_noise(key: PRNGKeyArray, num_samples: int, like: Float[Array, "B E"]) -> Float[Array, "S B E"]:
+    """Standard noise in pairs ±e, the last one alone where S is odd; `like` gives B, E and the dtype."""
     half = jax.random.normal(key, (-(-num_samples // 2), *like.shape), like.dtype)
     return jnp.concatenate([half, -half])[:num_samples]
 

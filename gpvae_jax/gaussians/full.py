@@ -65,7 +65,7 @@ def from_covariance(mean: Float[Array, "B Z"], covariance: Float[Array, "B Z Z"]
     Scaled and damped as in `from_precision`: directions in which the scaled C is flatter than the damping come out
     wider than they are.
     """
-    return FullGaussian(mean, _damped_cholesky(covariance))
+    return FullGaussian(mean, damped_cholesky(covariance))
 
 
 def from_precision(mean: Float[Array, "B Z"], precision: Float[Array, "B Z Z"]) -> FullGaussian:
@@ -77,7 +77,7 @@ def from_precision(mean: Float[Array, "B Z"], precision: Float[Array, "B Z Z"]) 
     (1e-5 in float32 at Z = 20) covers it. So factors are finite at any conditioning, and directions in which the
     scaled P is flatter than the damping come out narrower than they are.
     """
-    upper = jnp.flip(_damped_cholesky(jnp.flip(precision, (-2, -1))), (-2, -1))
+    upper = jnp.flip(damped_cholesky(jnp.flip(precision, (-2, -1))), (-2, -1))
     return FullGaussian(mean, jnp.swapaxes(inverse_of_triangular(upper, lower=False), -1, -2))
 
 
@@ -87,7 +87,8 @@ def inverse_of_triangular(factor: Float[Array, "B Z Z"], *, lower: bool) -> Floa
     return solve_triangular(factor, jnp.broadcast_to(identity, factor.shape), lower=lower)
 
 
-def _damped_cholesky(matrix: Float[Array, "B Z Z"]) -> Float[Array, "B Z Z"]:
+def damped_cholesky(matrix: Float[Array, "B Z Z"]) -> Float[Array, "B Z Z"]:
+    """The lower factor of a symmetric positive definite matrix, scaled to a unit diagonal and damped by 4 Z·eps."""
     scale = jnp.sqrt(jnp.diagonal(matrix, axis1=-2, axis2=-1))
     unit = matrix / (scale[:, :, None] * scale[:, None, :])
     size = matrix.shape[-1]

@@ -12,10 +12,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from gpvae_jax.gaussians.family import Gaussian, paired_noise, place
+from gpvae_jax.gaussians.family import paired_noise, place
 from gpvae_jax.gaussians.full import FullGaussian
 from gpvae_jax.gaussians.gauss_newton import gauss_newton
 from gpvae_jax.gaussians.line_search import best_factor
+from gpvae_jax.gaussians.low_rank import LowRankGaussian
 from gpvae_jax.gaussians.preconditioner import Preconditioner, bounded, hessian
 from gpvae_jax.gp.features import encode_with_features
 from gpvae_jax.methods.vae import vae
@@ -28,6 +29,7 @@ from gpvae_jax.types import InferenceMethod, Info, LatentModel, Network, Params
 
 CURVATURES = ("learned", "lowrank", "encoder", "gauss_newton", "hessian")
 COVARIANCES = ("base", "diagonal", "full")
+Posterior = DiagonalGaussian | LowRankGaussian | FullGaussian
 
 
 def newton(
@@ -62,8 +64,8 @@ def newton(
       "gauss_newton", (I + JᵀHJ)⁻¹ (eq. 3.2, derived), exact for a piecewise linear decoder: Z Jacobian-vector
       products, and η = 1 with halvings is best;
       "hessian", the exact Hessian with eigenvalues made positive: for small Z.
-    covariance: of the result, "full", Λ⁻¹ at the final mean; "diagonal", 1/Λ_jj, the best diagonal for a Gaussian
-      posterior; "base", the base's.
+    covariance: of the result, "full", Λ⁻¹ at the final mean, that of "lowrank" kept in its factors; "diagonal", 1/Λ_jj,
+      the best diagonal for a Gaussian posterior; "base", the base's.
     step_size: η. halvings: try η, η/2, …, η 2^−halvings in one decoder call and keep per example the best, or no step
       if all lower log p(x, z) − ½ |√P (z − μ₀)|² (eq. 3.5, derived); not differentiated.
     largest_move: of one step, root mean square over latents in the prior's standard deviations. Before training the
@@ -129,9 +131,7 @@ def newton(
         factor = jnp.swapaxes(out[:, 1:], 1, 2) * q.std[:, :, None] if columns else None
         return slope, Preconditioner(variance, factor)
 
-    def posterior(
-        params: Params, key: PRNGKeyArray, x: Float[Array, "B *D"]
-    ) -> tuple[DiagonalGaussian | FullGaussian, Info]:
+    def posterior(params: Params, key: PRNGKeyArray, x: Float[Array, "B *D"]) -> tuple[Posterior, Info]:
         key_base, key_draws = jax.random.split(key)
         q, base_info, psi = amortized(params, key_base, x)
         keys = jax.random.split(key_draws, steps + 1)
@@ -144,16 +144,20 @@ def newton(
             away = z - q.mean[None]
             return value - 0.5 * jnp.sum(jax.vmap(lambda a: _times(prior, a) * a)(away), axis=-1)
 
-        def draws(key: PRNGKeyArray) -> Float[Array, "S B Z"] | None:
-            return paired_noise(key, inner_samples, q.mean) if inner_samples else None
+        def draws(key: PRNGKeyArray) -> Float[Array, "S B E"] | None:
+            like = jnp.zeros((len(x), latents + columns), q.mean.dtype)  # as many as any of the posteriors needs
+            return paired_noise(key, inner_samples, like) if inner_samples else None
 
-        def local(current: Gaussian, noise: Array | None) -> tuple[Array, Preconditioner]:
+        def placed(current: Posterior, noise: Float[Array, "S B E"]) -> Float[Array, "S B Z"]:
+            return place(current, noise if isinstance(current, LowRankGaussian) else noise[..., :latents])
+
+        def local(current: Posterior, noise: Array | None) -> tuple[Array, Preconditioner]:
             if noise is None:
                 return metric(params, q, psi, current.mean, x)
-            each = jax.vmap(lambda z: metric(params, q, psi, z, x))(place(current, noise))
+            each = jax.vmap(lambda z: metric(params, q, psi, z, x))(placed(current, noise))
             return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), each)
 
-        def step(current: Gaussian, key: PRNGKeyArray) -> tuple[Gaussian, Array]:
+        def step(current: Posterior, key: PRNGKeyArray) -> tuple[Posterior, Array]:
             noise = draws(key)
             slope, here = local(current, noise)
             if prior is not None:
@@ -164,7 +168,7 @@ def newton(
             factor = jnp.ones(move.shape[:1], move.dtype)
             if halvings:
                 # the draws spread around each candidate, which is then judged by its mean
-                spread = jnp.zeros_like(move)[None] if noise is None else place(current, noise) - current.mean[None]
+                spread = jnp.zeros_like(move)[None] if noise is None else placed(current, noise) - current.mean[None]
                 over_draws = jax.vmap(lambda z, e: objective(z + e[None]), in_axes=(None, 0))
                 factor = best_factor(lambda z: jnp.mean(over_draws(z, spread), axis=0), current.mean, move, halvings)
             move = factor[:, None] * move
@@ -172,7 +176,7 @@ def newton(
             return current._replace(mean=current.mean + move), factor
 
         step = jax.checkpoint(step) if remat else step
-        current: Gaussian = q
+        current: Posterior = q
         factors = []
         for k in range(steps):
             current, factor = step(current, keys[k])

@@ -1,0 +1,101 @@
+"""The low-rank Gaussian against dense algebra in float64, and where float32 has its limits."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from gpvae_jax.gaussians.family import place
+from gpvae_jax.gaussians.full import FullGaussian
+from gpvae_jax.gaussians.low_rank import LowRankGaussian
+
+BATCH, SIZE = 3, 5
+KEY = jax.random.key(0)
+
+
+def parts(rank: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean, diagonal and factor."""
+    rng = np.random.default_rng(rank)
+    mean, log_diagonal = rng.standard_normal((2, BATCH, SIZE))
+    return mean, np.exp(log_diagonal), rng.standard_normal((BATCH, SIZE, rank))
+
+
+def dense(diagonal: np.ndarray, factor: np.ndarray) -> np.ndarray:
+    return np.stack([np.diag(d) for d in diagonal]) + factor @ factor.swapaxes(1, 2)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 7])
+def test_density_moments_and_divergence(rank):
+    mean, diagonal, factor = parts(rank)
+    covariance = dense(diagonal, factor)
+    z = np.random.default_rng(9).standard_normal((4, BATCH, SIZE))
+    with jax.enable_x64(True):
+        q = LowRankGaussian(*map(jnp.asarray, (mean, diagonal, factor)))
+        full = FullGaussian(q.mean, jnp.linalg.cholesky(jnp.asarray(covariance)))
+        for b in range(BATCH):
+            expected = stats.multivariate_normal(mean[b], covariance[b]).logpdf(z[:, b])
+            np.testing.assert_allclose(q.log_prob(jnp.asarray(z))[:, b], expected, rtol=1e-10)
+        np.testing.assert_allclose(q.covariance, covariance, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(q.variance, np.diagonal(covariance, axis1=1, axis2=2), rtol=1e-12)
+        np.testing.assert_allclose(q.log_det, full.log_det, rtol=1e-10)
+        np.testing.assert_allclose(q.kl_to_standard_normal(), full.kl_to_standard_normal(), rtol=1e-10)
+
+
+def test_samples_have_the_covariance_and_know_their_density():
+    mean, diagonal, factor = parts(2)
+    q = LowRankGaussian(*(jnp.asarray(a, jnp.float32) for a in (mean, diagonal, factor)))
+    z, log_q = q.sample_and_log_prob(KEY, 40_000)
+    np.testing.assert_allclose(q.log_prob(z), log_q, rtol=1e-4, atol=1e-4)
+    away = np.asarray(z, np.float64) - mean
+    products = away[..., :, None] * away[..., None, :]
+    assert (np.abs(products.mean(0) - dense(diagonal, factor)) < 5 * products.std(0) / 200).all()
+    assert (np.abs(away.mean(0)) < 5 * away.std(0) / 200).all()
+
+
+def test_no_direction_is_a_diagonal_gaussian_and_places_its_noise():
+    mean, diagonal, _ = parts(1)
+    q = LowRankGaussian(*(jnp.asarray(a, jnp.float32) for a in (mean, diagonal, np.zeros((BATCH, SIZE, 1)))))
+    noise = jax.random.normal(KEY, (4, BATCH, SIZE + 1))
+    drawn = mean + np.sqrt(diagonal) * np.asarray(noise[..., :SIZE])
+    np.testing.assert_allclose(place(q, noise), drawn, rtol=1e-5, atol=1e-5)
+    expected = stats.norm(mean, np.sqrt(diagonal)).logpdf(np.asarray(drawn)).sum(-1)
+    np.testing.assert_allclose(q.log_prob(jnp.asarray(drawn, jnp.float32)), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [1e3, 1e6, 1e12])
+def test_large_and_parallel_directions_stay_accurate(scale):
+    """Two directions a tenth apart and far longer than √v: draws know their density to float32; a part in a thousand
+    apart, where the squares in M differ by its rounding, all is finite."""
+    rng = np.random.default_rng(3)
+    first, second = rng.standard_normal((2, BATCH, SIZE))
+    apart = 0.1 if scale == 1e3 else 1e-3
+    factor = scale * np.stack([first, first + apart * second], axis=-1)
+    arrays = np.zeros((BATCH, SIZE)), np.ones((BATCH, SIZE)), factor
+    q = LowRankGaussian(*(jnp.asarray(a, jnp.float32) for a in arrays))
+    _, log_q = q.sample_and_log_prob(KEY, 8)
+    with jax.enable_x64(True):
+        exact = LowRankGaussian(*map(jnp.asarray, arrays))
+        noise = jax.random.normal(KEY, (8, BATCH, SIZE + 2), jnp.float32).astype(jnp.float64)
+        expected = exact.log_prob(exact.place(noise))
+    if scale == 1e3:
+        np.testing.assert_allclose(log_q, expected, rtol=1e-3)
+    slope = jax.grad(lambda p: jnp.sum(p.sample_and_log_prob(KEY, 2)[1]) + jnp.sum(p.kl_to_standard_normal()))(q)
+    for leaf in (log_q, q.kl_to_standard_normal() / scale**2, *jax.tree.leaves(slope)):
+        assert np.isfinite(leaf).all()
+
+
+def test_gradients_are_right_in_float64():
+    with jax.enable_x64(True):
+        q = LowRankGaussian(*map(jnp.asarray, parts(2)))
+        z = jnp.asarray(np.random.default_rng(9).standard_normal((2, BATCH, SIZE)))
+
+        def value(q: LowRankGaussian) -> jax.Array:
+            return jnp.sum(q.log_prob(z)) + jnp.sum(q.kl_to_standard_normal())
+
+        def of_dense(q: LowRankGaussian) -> jax.Array:
+            full = FullGaussian(q.mean, jnp.linalg.cholesky(q.covariance))
+            return jnp.sum(full.log_prob(z)) + jnp.sum(full.kl_to_standard_normal())
+
+        for own, other in zip(*(jax.tree.leaves(jax.grad(f)(q)) for f in (value, of_dense)), strict=True):
+            np.testing.assert_allclose(own, other, rtol=1e-8, atol=1e-10)
