@@ -5,8 +5,7 @@
 JAX multiplies float32 matrices by default as TensorFloat-32 on NVIDIA's GPUs and as bfloat16 on TPUs; `gpvae` and the
 experiments ask for float32. This evaluates one run's parameters, with the same noise, both ways, and times them. Half a
 minute. On a CPU there is nothing to see: all products are of float32. Expected, on an H200: single images off by some
-hundredths of a nat, means by thousandths, and no difference in time. Writes
-experiments/results/matmul_precision.json.
+hundredths of a nat, means by thousandths, and half the time. Writes experiments/results/matmul_precision.json.
 """
 
 import dataclasses

@@ -20,8 +20,9 @@ Scales (`--budget`):
        on MNIST and 1.9 (VAE) on Omniglot, Bernoulli, and by 9 (VAE, GPVAE) on MNIST, Gaussian; annealed runs lose
        less than that.
   cpu-long  the same with twice the epochs, 20 and 20: 1.6 times the time.
-  gpu-mlp  the same as cpu with 10 seeds and 1,000 test images, on a GPU that all workers share: give as many workers as
-       there are cores, for compiling is most of the time.
+  gpu-mlp  the same as cpu with 10 seeds and 1,000 test images, on a GPU that all workers share. Of a short run 10
+       seconds are compiling and one is training on an H200, so that two or three workers are worth having; fifteen
+       hindered each other more than they won (a VAE's epoch then took 1 s instead of 0.15).
   gpu  convolutional networks, all images, 10 seeds, up to 60 epochs with patience 15, all test images; only RecMix
        starts from a VAE, as in the paper. Its time is a guess until the first cells are done.
 Everywhere RecMix has all its components from the VAE's encoder, with noise.
