@@ -54,10 +54,10 @@ def reading_order() -> list[str]:
 
 
 def styles(rows: Results) -> dict[str, Style]:
-    """One look per family; a composition is a family of its own."""
-    families = {title: title if is_composed(title) else BY_TITLE[title].family for title in rows}
+    """One look per family, the same in every table; a composition is a family of its own."""
+    families = {title: title if is_composed(title) else BY_TITLE[title].family for title in reading_order()}
     look = method_styles(families.values())
-    return {title: look[family] for title, family in families.items()}
+    return {title: look[families[title]] for title in rows}
 
 
 def is_composed(title: str) -> bool:
