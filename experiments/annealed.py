@@ -1,0 +1,119 @@
+"""Is the likelihood itself higher, or only the bound? Runs held against each other by annealed importance sampling.
+
+    python -m experiments.annealed runs/table1/cpu/mnist-bernoulli-20/{vae,newton-1}
+    python -m experiments.annealed runs/table1/cpu/omniglot-gaussian-20/{vae,newton-1,savi-2} --temperatures 1000
+
+Importance bounds depend on the posterior that proposes; annealed chains (AIS) do not. On the first test images, paired
+by image and seed: each run's AIS estimate of log p(x), its largest IWAE bound on the same images, and both over the
+first run's. Three to four minutes per run of three seeds on one CPU core at these settings, and it goes on where it was
+stopped. Writes experiments/results/annealed_NAME.json and .md; NAME is the folder the first run lies in.
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+
+from experiments.table1.tables import nats
+from gpvae_jax import runs
+from gpvae_jax.cli import EXPECTED
+from gpvae_jax.commands import prepare_jax
+from gpvae_jax.environment import environment
+from gpvae_jax.evaluate.paired import paired
+from gpvae_jax.evaluate.run import example_values
+from gpvae_jax.evaluate.slow import annealed_evidence
+from gpvae_jax.files import write_json, write_text
+from gpvae_jax.progress import bars, console
+from gpvae_jax.report import estimate
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclasses.dataclass(frozen=True)
+class Annealed:
+    """Which runs, evaluated before; the first is what the others are held against."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    images: int = 100
+    temperatures: int = 500
+    chains: int = 8
+    name: str | None = None
+    results: Path = RESULTS
+
+
+def main(command: Annealed) -> None:
+    """Anneal every run, print the table and keep it."""
+    prepare_jax()
+    if not command.runs:
+        raise ValueError("Give the folders of evaluated runs, the first being what the others are held against.")
+    opened = [runs.open_run(folder) for folder in command.runs]
+    for run in opened:
+        if run.setup.dataset.checksum != opened[0].setup.dataset.checksum:
+            raise ValueError(f"{run.folder} was trained on other images than {opened[0].folder}; they do not pair.")
+        if not (run.folder / "test.npz").is_file():
+            raise ValueError(f"{run.folder} has not been evaluated; run gpvae evaluate {run.folder} first.")
+    values = {run.folder.name: bounds(run, command) for run in opened}
+    found = compared(values)
+    text = table(found)
+    console.print(text)
+    name = command.name or opened[0].folder.resolve().parent.name
+    command.results.mkdir(parents=True, exist_ok=True)
+    write_text(command.results / f"annealed_{name}.md", text + "\n")
+    settings = {"images": command.images, "temperatures": command.temperatures, "chains": command.chains}
+    write_json(command.results / f"annealed_{name}.json", settings | {"runs": found, "environment": environment()})
+
+
+def bounds(run: runs.Run, command: Annealed) -> dict[str, np.ndarray]:
+    """Of the first images, [R, N]: the AIS estimate and the IWAE bound of the most samples."""
+    with bars() as progress:
+        task = progress.add_task(f"AIS, {run.folder.name}", total=1.0, text="")
+        found = annealed_evidence(
+            run,
+            max_examples=command.images,
+            num_temperatures=command.temperatures,
+            num_chains=command.chains,
+            progress=lambda done: progress.update(task, completed=done),
+        )
+    kept = example_values(run.folder)
+    most = max(int(name.removeprefix("iwae_")) for name in kept if name.startswith("iwae_"))
+    evidence = np.asarray(found["log_evidence"], np.float64)
+    return {"AIS": evidence, f"IWAE-{most}": kept[f"iwae_{most}"][:, : evidence.shape[1]]}
+
+
+def compared(values: dict[str, dict[str, np.ndarray]]) -> dict[str, Any]:
+    """Per run and estimate: its mean, and what it is above the first run's, both with errors."""
+    first = next(iter(values.values()))
+    return {
+        name: {
+            kind: estimate(value.mean(axis=0))._asdict()
+            | ({} if of is first else {"over": paired(first[kind], value)._asdict()})
+            for kind, value in of.items()
+        }
+        for name, of in values.items()
+    }
+
+
+def table(found: dict[str, Any]) -> str:
+    """Markdown: a row per run."""
+    first, *_ = found
+    kinds = list(found[first])
+    heads = [head for kind in kinds for head in (kind, f"over {first.replace('-', ' ')}")]
+    lines = ["| | " + " | ".join(heads) + " |", "|:---|" + "---:|" * len(heads)]
+    for name, of in found.items():
+        cells = [cell for kind in kinds for cell in (f"{of[kind]['mean']:.2f} ± {of[kind]['se']:.2f}", _over(of[kind]))]
+        lines.append(f"| {name.replace('-', ' ')} | " + " | ".join(cells).replace("-", "−") + " |")
+    return "\n".join(lines)
+
+
+def _over(of: dict[str, Any]) -> str:
+    return nats(of.get("over"))
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Annealed, description=__doc__))
+    except EXPECTED as error:
+        sys.exit(f"Error: {error}")
