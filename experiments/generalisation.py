@@ -1,6 +1,6 @@
 """How much of the VAE's amortization gap do other methods close on images they were trained on, and on others?
 
-    python -m experiments.generalisation runs/table1/cpu/omniglot-gaussian-20/{vae,newton-1,savi-8}
+    python -m experiments.generalisation runs/table1/cpu/omniglot-gaussian-20/{vae,newton-1,savi-8} --steps 2 3
     python -m experiments.generalisation runs/compared/{vae,newton} --images 200 --name mine
 
 The first run is the VAE. On the first images of each split: its amortization gap, which is what each image's own best
@@ -16,6 +16,7 @@ experiments/results/generalisation_NAME.json and .md; NAME is the folder the VAE
 """
 
 import dataclasses
+import itertools
 import sys
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from gpvae_jax.evaluate.run import params_by_seed
 from gpvae_jax.evaluate.slow import optimal_bounds
 from gpvae_jax.files import write_json, write_text
 from gpvae_jax.progress import bars, console
+from gpvae_jax.refine import STEPPING, with_steps
 from gpvae_jax.report import estimate
 
 RESULTS = Path(__file__).parent / "results"
@@ -46,6 +48,8 @@ class Generalisation:
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     images: int = 100
+    steps: tuple[int, ...] = ()
+    """Where a run's method takes steps, take so many in place of its own as well: a row each."""
     name: str | None = None
     results: Path = RESULTS
 
@@ -63,7 +67,11 @@ def main(command: Generalisation) -> None:
             raise ValueError(f"{run.folder} was trained on other images than {base.folder}, so they do not pair.")
     for run in opened:
         params_by_seed(run)  # so that one that is not trained is told before the others are measured
-    found = {split: measure(base, others, split, command.images) for split in ("train", "validation", "test")}
+    rows = {run.folder.name: run for run in others}
+    for run, steps in itertools.product(others, command.steps):
+        if run.setup.config.method in STEPPING:
+            rows[f"{run.folder.name}, {steps} at test time"] = with_steps(run, steps)
+    found = {split: measure(base, rows, split, command.images) for split in ("train", "validation", "test")}
     name = command.name or base.folder.resolve().parent.name
     text = table(found)
     console.print(text)
@@ -73,7 +81,7 @@ def main(command: Generalisation) -> None:
     write_json(command.results / f"generalisation_{name}.json", kept)
 
 
-def measure(base: runs.Run, others: list[runs.Run], split: str, images: int) -> dict[str, Any]:
+def measure(base: runs.Run, others: dict[str, runs.Run], split: str, images: int) -> dict[str, Any]:
     """The VAE's ELBO and gap on a split's first images, and of every other run the gain and its share of the gap."""
     elbo = elbos(base, split, images)
     with bars() as progress:
@@ -86,7 +94,7 @@ def measure(base: runs.Run, others: list[runs.Run], split: str, images: int) -> 
             progress=lambda done: progress.update(task, completed=done),
         )["diagonal"]
     gaps = np.asarray(best, np.float64) - elbo
-    rows = {run.folder.name: elbos(run, split, images) for run in others}
+    rows = {name: elbos(run, split, images) for name, run in others.items()}
     return {
         "elbo": estimate(elbo.mean(axis=0))._asdict(),
         "gap": paired(elbo, best)._asdict(),

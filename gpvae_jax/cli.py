@@ -53,7 +53,8 @@ class Evaluate:
     """Refine the run's posterior per example by newton, savi or svi before it is judged; results go to the run's
     refined/ folder."""
     steps: int | None = None
-    """Steps of that refinement (default: the method's own)."""
+    """Steps of that refinement (default: the method's own); without one, of a run of newton, savi, iterative or vlae,
+    in place of those it was trained with."""
     refine_settings: tuple[str, ...] = ()
     """The refining method's other settings as name=value, e.g. covariance=full (see `gpvae list`)."""
     estimators: tuple[str, ...] = ("iwae",)

@@ -1,9 +1,10 @@
-"""Refinement at test time: a finished run's amortized posterior as the start of another method's steps."""
+"""Refinement at test time: another method's steps from a finished run's posterior, or more of the run's own."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gpvae_jax.build import build_encoder
+from gpvae_jax.build import build, build_encoder
 from gpvae_jax.compare import folder_name
 from gpvae_jax.methods.gpvae import as_gaussian
 from gpvae_jax.methods.newton import newton
@@ -32,6 +33,7 @@ REFINEMENTS: dict[str, tuple[Callable[..., InferenceMethod], dict[str, Any], str
     "savi": (savi, {"learn_step_size": False, "inner_samples": 8}, "steps"),
     "svi": (svi, {}, "max_steps"),
 }
+STEPPING = ("newton", "savi", "iterative", "vlae")  # methods whose parameters serve any number of their own steps
 TRAINED = ("learned", "lowrank")  # curvatures that exist only where a method was trained with them
 
 
@@ -61,3 +63,20 @@ def refined(run: Run, name: str, steps: int | None = None, settings: Sequence[st
     label = folder_name(":".join([name, *(f"{key}={value}" for key, value in sorted(chosen.items()))]))
     method = setup.method._replace(posterior=posterior)
     return Run(run.folder / "refined" / label, setup._replace(method=method), run.folder)
+
+
+def with_steps(run: Run, steps: int) -> Run:
+    """The run with another number of its method's own steps on the same parameters; results get their own folder.
+
+    What was trained through one step may well take more where the answer counts. Raises ValueError where the method
+    takes no steps, and on a number below 0.
+    """
+    settings = run.setup.config
+    if settings.method not in STEPPING:
+        raise ValueError(
+            f"{run.folder} is a run of {settings.method}, which takes no steps of its own ({', '.join(STEPPING)} do); "
+            "name a refinement with --refine."
+        )
+    own = (item for item in settings.settings if not item.startswith("steps="))
+    setup = build(dataclasses.replace(settings, settings=(*own, f"steps={steps}")), run.setup.dataset)
+    return Run(run.folder / "refined" / f"steps-{steps}", setup, run.folder)

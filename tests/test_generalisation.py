@@ -13,7 +13,7 @@ from tests.test_runs import train
 @pytest.mark.slow
 def test_the_vae_closes_nothing_of_its_own_gap(tmp_path: Path) -> None:
     run = train(tmp_path, train={"epochs": 1, "batch_size": 8})
-    found = {split: generalisation.measure(run, [run], split, 6) for split in ("train", "test")}
+    found = {split: generalisation.measure(run, {"vae": run}, split, 6) for split in ("train", "test")}
     for of in found.values():
         (row,) = of["rows"].values()
         assert row["share"] == {"mean": 0.0, "se": 0.0}

@@ -3,12 +3,14 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from gpvae_jax import cli, runs
 from gpvae_jax.evaluate.run import params_by_seed
-from gpvae_jax.refine import refined
+from gpvae_jax.refine import STEPPING, refined, with_steps
+from tests.test_config import small
 
 TINY = ["--latent-dim", "3", "--hidden", "24", "--epochs", "3"]
 GPVAE = ["--settings", "weight_posterior=full"]
@@ -53,7 +55,8 @@ def test_steps_raise_the_bound_and_results_have_their_own_folder(trained, capsys
         (["--refine", "nowton"], "newton"),
         (["--refine", "newton", "--refine-settings", "stps=2"], "steps"),
         (["--refine", "newton", "--refine-settings", "curvature=learned"], "train with --method newton"),
-        (["--steps", "2"], "--refine"),
+        (["--steps", "2"], "a run of vae, which takes no steps of its own"),
+        (["--refine-settings", "covariance=base"], "--refine"),
     ],
 )
 def test_a_wrong_refinement_is_told_in_one_sentence(trained, capsys, arguments, words):
@@ -61,3 +64,16 @@ def test_a_wrong_refinement_is_told_in_one_sentence(trained, capsys, arguments, 
     message = capsys.readouterr().err
     assert words in message
     assert message.count("\n") == 1
+
+
+@pytest.mark.parametrize("method", STEPPING)
+def test_a_run_takes_other_numbers_of_its_own_steps(method, tmp_path):
+    run = runs.create(tmp_path / method, small(data={"name": "digits"}, method=method, settings=["steps=1"]))
+    setup, key, same, more = run.setup, jax.random.key(0), with_steps(run, 1), with_steps(run, 3)
+    assert (more.folder, more.trained) == (run.folder / "refined" / "steps-3", run.folder)
+    made = [r.setup.method.init(key, setup.data.train[:2]) for r in (run, more)]
+    assert jax.tree.map(jnp.shape, made[0]) == jax.tree.map(jnp.shape, made[1])
+    x = setup.observation.evaluate(setup.dataset.test[:3])
+    own, unchanged, further = (r.setup.method.posterior(made[0], key, x)[0].mean for r in (run, same, more))
+    np.testing.assert_array_equal(own, unchanged)
+    assert np.abs(further - own).max() > 1e-4

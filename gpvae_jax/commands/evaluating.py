@@ -14,7 +14,7 @@ from gpvae_jax.evaluate.summaries import gap_summaries, generalization_gaps, unc
 from gpvae_jax.files import write_json
 from gpvae_jax.naming import unknown
 from gpvae_jax.progress import bars, say, unit_bar
-from gpvae_jax.refine import refined
+from gpvae_jax.refine import refined, with_steps
 from gpvae_jax.report import Estimate
 from gpvae_jax.report.columns import MARKED
 
@@ -35,6 +35,8 @@ def evaluate_command(command: cli.Evaluate) -> None:
     describe(run)
     if command.refine is not None:
         run = refined(run, command.refine, command.steps, command.refine_settings)
+    elif command.steps is not None:
+        run = with_steps(run, command.steps)
     path = run.folder / SPLITS[command.split]
     if "iwae" in command.estimators or not path.is_file():
         results = _bounds(run, command)
@@ -70,8 +72,8 @@ def _check(command: cli.Evaluate) -> None:
         if count < 1:
             raise ValueError(f"{option} must be at least 1, got {count}.")
     optional_memory(command.memory)
-    if command.refine is None and (command.steps is not None or command.refine_settings):
-        raise ValueError("--steps and --refine-settings are of a refinement; name it with --refine.")
+    if command.refine is None and command.refine_settings:
+        raise ValueError("--refine-settings are of a refinement; name it with --refine.")
 
 
 def _bounds(run: runs.Run, command: cli.Evaluate) -> dict[str, Any]:
