@@ -9,6 +9,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 # compiling is most of what these tests cost, and tiny networks gain nothing from optimised code
 jax.config.update("jax_disable_most_optimizations", True)
+if jax.__version_info__ < (0, 11):  # XLA's older code generator takes half the time; later versions have one alone
+    os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), "--xla_cpu_use_fusion_emitters=false"])
 
 
 def pytest_configure(config: pytest.Config) -> None:
