@@ -1,9 +1,12 @@
 """Strict arithmetic for every test: silent broadcasting of [S, B] against [B] and silent dtype changes raise."""
 
 import os
+from collections.abc import Iterator
 
 import jax
 import pytest
+
+from gpvae_jax.evaluate import latency
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -21,3 +24,11 @@ def pytest_configure(config: pytest.Config) -> None:
         jax.config.update("jax_compilation_cache_dir", folder)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def short_timings() -> Iterator[None]:
+    """Inference is timed for a moment (ten readings at least) after every evaluation, not for a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(latency.measure.__kwdefaults__, "seconds", 0.05)
+        yield
