@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
 BIN := $(VENV)/bin
+# the tests of a file run in one worker, so that what they share is made and compiled once
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 INSTALLED := $(VENV)/.installed
 DOCS_INSTALLED := $(VENV)/.docs-installed
 
@@ -34,7 +36,7 @@ demo: $(INSTALLED)
 	$(BIN)/gpvae compare --config experiments/demo.json --out runs/demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-slow: $(DOCS_INSTALLED)
 	$(BIN)/python -m pytest -n $(WORKERS) -m slow
@@ -48,7 +50,7 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 
 coverage: $(INSTALLED)
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow" --cov --cov-report=term
+	$(PYTEST) -m "not slow" --cov --cov-report=term
 
 docs: $(DOCS_INSTALLED)
 	@rm -rf build/docs

@@ -62,6 +62,11 @@ def build(factory: Callable[..., InferenceMethod], settings: dict[str, Any]) -> 
     return Case(model, factory(model, small_encoder(), **settings))
 
 
+def compiled(method: InferenceMethod) -> InferenceMethod:
+    """The same with compiled functions: called as they are, each operation in them would be a program to compile."""
+    return method._replace(posterior=jax.jit(method.posterior), loss=jax.jit(method.loss))
+
+
 CASES: dict[str, Callable[[], Case]] = {
     name: partial(build, factory, SETTINGS.get(name, {})) for name, factory in METHODS.items()
 }

@@ -26,9 +26,9 @@ def test_no_layers_is_the_vae(factory, analytic):
     params = perturb(method.init(KEY, DATA), 0, 0.3)
     assert_close(shared(method.init(KEY, DATA)), base.init(KEY, DATA), 0.0)
     pairs = ((method, params), (base, shared(params)))
-    draws = [m.posterior(p, KEY, DATA)[0].sample_and_log_prob(KEY, 4) for m, p in pairs]
+    draws = [jax.jit(lambda p, m=m: m.posterior(p, KEY, DATA)[0].sample_and_log_prob(KEY, 4))(p) for m, p in pairs]
     assert_close(*draws, 0.0)
-    own, expected = (jax.value_and_grad(m.loss, has_aux=True) for m in (method, base))
+    own, expected = (jax.jit(jax.value_and_grad(m.loss, has_aux=True)) for m in (method, base))
     (value, grads), (reference, reference_grads) = own(params, KEY, DATA), expected(shared(params), KEY, DATA)
     assert_close(value, reference, 1e-6)
     assert_close(shared(grads), reference_grads, 1e-5)
@@ -44,7 +44,7 @@ def test_every_layer_is_its_own_and_is_trained(steps):
     for factory, layers in ((iaf, ("flow",)), (householder, ("first", "next"))):
         method = factory(MODEL, ENCODER, steps=steps)
         params = method.init(KEY, DATA)
-        grads = jax.grad(lambda p, m=method: m.loss(p, KEY, DATA)[0])(params).inference
+        grads = jax.jit(jax.grad(lambda p, m=method: m.loss(p, KEY, DATA)[0]))(params).inference
         for name in layers:
             for leaf in jax.tree.leaves(grads[name]):
                 assert all(np.abs(layer).max() > 0 for layer in leaf)

@@ -11,6 +11,7 @@ from gpvae_jax.posteriors import DiagonalGaussian
 from tests.cases import perturb
 
 BATCH, SIZE, CONTEXT, STEPS = 2, 4, 3, 3
+NETWORKS = {layers: made(SIZE, CONTEXT, 9, layers) for layers in (1, 2)}
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +29,7 @@ def base() -> DiagonalGaussian:
 
 
 def flow(context: jax.Array, steps: int = STEPS, layers: int = 2) -> IAFPosterior:
-    network = made(SIZE, CONTEXT, 9, layers)
+    network = NETWORKS[layers]
     params = perturb(stacked(network.init, jax.random.key(0), steps), 0, 0.5)
     shifts = jax.vmap(network.shifts, in_axes=(0, None), out_axes=1)(params, context)
     return IAFPosterior(base(), shifts, params, network.apply, 1.0)
@@ -40,7 +41,7 @@ def layer(q: IAFPosterior, t: int) -> tuple:
 
 def jacobians(function, z: jax.Array) -> np.ndarray:
     """∂function(z)_b/∂z_b [B, Z, Z] at z[B, Z], for a function of z[S, B, Z]."""
-    full = jax.jacobian(lambda z: function(z[None])[0])(z)  # [B, Z, B, Z]
+    full = jax.jit(jax.jacobian(lambda z: function(z[None])[0]))(z)  # [B, Z, B, Z]
     assert np.abs(full[0, :, 1]).max() == 0, "examples must not mix"
     return np.stack([full[b, :, b] for b in range(BATCH)])
 
@@ -80,7 +81,9 @@ def test_the_context_reaches_every_latent_of_every_step():
     """∂output_j/∂context is not zero for any step and latent, the first of the order included, nor the shifts' use."""
     context, z = random(2, BATCH, CONTEXT), random(3, 1, BATCH, SIZE)
     for t in range(STEPS):
-        slope = jax.jacobian(lambda c, t=t: iaf_step(*layer(flow(c), t), z, 1.0)[0][0])(context)  # [B, Z, B, C]
+        slope = jax.jit(jax.jacobian(lambda c, t=t: iaf_step(*layer(flow(c), t), z, 1.0)[0][0]))(
+            context
+        )  # [B, Z, B, C]
         for b in range(BATCH):
             assert (np.abs(slope[b, :, b]) > 1e-8).all(), (t, b)
         changed = iaf_step(*layer(flow(context + 1.0), t), z, 1.0)[0] - iaf_step(*layer(flow(context), t), z, 1.0)[0]

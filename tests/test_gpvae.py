@@ -17,7 +17,7 @@ from gpvae_jax.methods.vae import vae
 from gpvae_jax.networks import mlp
 from gpvae_jax.posteriors import DiagonalGaussian
 from gpvae_jax.types import InferenceMethod, Network, Params
-from tests.cases import DATA_SHAPE, LATENT_DIM, WIDTH, X, assert_close, perturb, small_encoder, small_model
+from tests.cases import DATA_SHAPE, LATENT_DIM, WIDTH, X, assert_close, compiled, perturb, small_encoder, small_model
 from tests.exact import latent_model, random_model
 
 FAMILIES = ["diagonal", "low_rank", "full", "shared"]
@@ -26,10 +26,11 @@ DRAWS = 10_000
 SIGMAS = 5.0
 KEY = jax.random.key(0)
 BATCH_X = jnp.asarray(X)
+MODEL, ENCODER = small_model(), small_encoder()
 
 
 def make(**settings) -> InferenceMethod:
-    return gpvae(small_model(), small_encoder(), **{"num_data": N, "rank": 2} | settings)
+    return compiled(gpvae(MODEL, ENCODER, **{"num_data": N, "rank": 2} | settings))
 
 
 def spread(method: InferenceMethod, scale: float = 0.2) -> Params:
@@ -42,7 +43,7 @@ def spread(method: InferenceMethod, scale: float = 0.2) -> Params:
 )
 def test_without_errors_it_is_the_vae(family, objective):
     """Zero weight means and (to 1e-30) variances: the same posterior, the same loss beside the weights' KL."""
-    plain = vae(small_model(), small_encoder(), num_samples=3)
+    plain = compiled(vae(MODEL, ENCODER, num_samples=3))
     method = make(weight_posterior=family, objective=objective, start_variance=1e-30, num_samples=3)
     params, params_plain = method.init(KEY, BATCH_X), plain.init(KEY, BATCH_X)
     assert_close(params.model, params_plain.model, 0.0)
@@ -60,7 +61,7 @@ def test_without_errors_it_is_the_vae(family, objective):
 
 
 def test_without_errors_it_is_its_base():
-    base = savi(small_model(), small_encoder(), steps=1)
+    base = compiled(savi(MODEL, ENCODER, steps=1))
     method = make(base=base, start_variance=1e-30)
     params, params_base = method.init(KEY, BATCH_X), base.init(KEY, BATCH_X)
     assert_close(params.inference["base"], params_base.inference, 0.0)
@@ -126,7 +127,7 @@ def test_feature_networks(settings, width, parts):
     assert info["features"].shape == (len(X), width)
     assert params.inference["mean"]["mean"].shape == (LATENT_DIM, width)
     assert (set(params.inference["features"]) if parts else params.inference.get("features")) == parts
-    grads = jax.grad(lambda p: method.loss(p, KEY, BATCH_X)[0])(spread(method))
+    grads = jax.jit(jax.grad(lambda p: method.loss(p, KEY, BATCH_X)[0]))(spread(method))
     assert all(np.any(leaf) for leaf in jax.tree.leaves(grads.inference.get("features", {})))
 
 
@@ -159,9 +160,14 @@ def test_objectives_and_evaluation_are_estimates_of_two_bounds_in_order():
     assert difference.mean() > SIGMAS * difference.std() / math.sqrt(len(difference))
     model, key = small_model(), jax.random.key(3)
     q, info = methods["expected"].posterior(params, KEY, BATCH_X)
-    z, log_q = redraw(params, info, key, DRAWS)
-    redrawn = model.log_likelihood(params.model, BATCH_X, z) + model.log_prior(params.model, z) - log_q
-    marginal = log_weights(model, params.model, q, key, BATCH_X, DRAWS)
+
+    @jax.jit
+    def of_redrawn(params, info):
+        z, log_q = redraw(params, info, key, DRAWS)
+        return model.log_likelihood(params.model, BATCH_X, z) + model.log_prior(params.model, z) - log_q
+
+    redrawn = of_redrawn(params, info)
+    marginal = jax.jit(lambda theta, q: log_weights(model, theta, q, key, BATCH_X, DRAWS))(params.model, q)
     for name, log_w in (("expected", redrawn), ("marginal", marginal)):
         samples = np.asarray(log_w, np.float64).mean(axis=1)
         error = math.hypot(samples.std() / math.sqrt(DRAWS), bound[name].std() / math.sqrt(len(bound[name])))
@@ -173,9 +179,13 @@ def test_the_marginal_bounds_the_evidence_on_the_exact_model():
     x = exact.data(0, 6)
     network = mlp((5,), (8,), activation="tanh")
     method = gpvae(latent_model(exact), network, num_data=6, start_variance=0.3)
-    params = method.init(KEY, jnp.asarray(x, jnp.float32))
-    q, _ = method.posterior(params, KEY, jnp.asarray(x, jnp.float32))
-    log_w = log_weights(latent_model(exact), exact.theta(), q, KEY, jnp.asarray(x, jnp.float32), DRAWS)
+
+    @jax.jit
+    def run(x):
+        q, _ = method.posterior(method.init(KEY, x), KEY, x)
+        return log_weights(latent_model(exact), exact.theta(), q, KEY, x, DRAWS)
+
+    log_w = run(jnp.asarray(x, jnp.float32))
     evidence = exact.log_evidence(x)
     assert (np.asarray(elbo(log_w)) < evidence).all()
     weight = np.exp(np.asarray(log_w, np.float64) - evidence)  # importance weights over p(x): mean 1
@@ -250,9 +260,10 @@ def test_gradients_are_finite_where_the_standard_deviation_crosses_zero(objectiv
     np.testing.assert_allclose(q.std_mean[0], 0.0, atol=1e-5)
     assert (q.std_mean > 0.1).any()
     assert (q.std_mean < -0.1).any()
+    run = jax.jit(jax.value_and_grad(lambda p: method.loss(p, KEY, BATCH_X)[0]))
     for variance in (0.0, -30.0, -60.0):  # σ random, nearly certain, certain
         params.inference["std"]["log_std"] = jnp.full_like(params.inference["std"]["log_std"], variance)
-        loss, grads = jax.value_and_grad(lambda p: method.loss(p, KEY, BATCH_X)[0])(params)
+        loss, grads = run(params)
         assert np.isfinite(loss)
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
 
@@ -284,7 +295,7 @@ def test_frozen_parts_get_no_gradient(base):
     for freeze_base in (False, True):
         for freeze_model in (False, True):
             method = make(base=base, freeze_base=freeze_base, freeze_model=freeze_model)
-            grads = jax.grad(lambda p, m=method: m.loss(p, KEY, BATCH_X)[0])(spread(method))
+            grads = jax.jit(jax.grad(lambda p, m=method: m.loss(p, KEY, BATCH_X)[0]))(spread(method))
             assert nonzero(grads.inference["base"]) != freeze_base
             assert nonzero(grads.model) != freeze_model
             assert nonzero(grads.inference["mean"])
@@ -314,7 +325,7 @@ def test_as_gaussian_is_a_base_for_methods_of_gaussians():
     matched, _ = as_gaussian(method).posterior(params, KEY, BATCH_X)
     assert isinstance(matched, DiagonalGaussian)
     np.testing.assert_allclose(matched.variance, q.variance, rtol=1e-5)
-    refined = savi(small_model(), small_encoder(), base=as_gaussian(method), steps=1)
+    refined = compiled(savi(MODEL, ENCODER, base=as_gaussian(method), steps=1))
     loss, _ = refined.loss(refined.init(KEY, BATCH_X), KEY, BATCH_X)
     assert np.isfinite(loss)
 

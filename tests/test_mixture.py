@@ -41,7 +41,7 @@ def test_weights_start_uniform_and_uniform_has_no_parameters():
     for weights in ("uniform", "amortized", "constant"):
         method = mixture(MODEL, ENCODER, num_components=M, weights=weights)
         params = method.init(KEY, jnp.asarray(X))
-        _, info = method.posterior(params, KEY, jnp.asarray(X))
+        _, info = jax.jit(method.posterior)(params, KEY, jnp.asarray(X))
         np.testing.assert_allclose(info["alpha"], 1 / M, rtol=1e-6)
         assert (params.inference["weights"] == {}) == (weights == "uniform")
 
@@ -111,7 +111,7 @@ def test_some_to_all_draws_without_replacement_and_calls_the_decoder_for_the_dra
         return MODEL.log_likelihood(theta, x, z)
 
     model = MODEL._replace(log_likelihood=spy)
-    some_to_all(model, theta, q, KEY, jnp.asarray(X), 1.0, num_drawn=2, num_samples=3)
+    jax.jit(lambda q: some_to_all(model, theta, q, KEY, jnp.asarray(X), 1.0, num_drawn=2, num_samples=3))(q)
     assert rows == [(6, len(X), LATENT_DIM)]
     # with all drawn, each exactly once: components far apart and narrow leave their means as a fingerprint
     far = GaussianMixture(
@@ -119,10 +119,15 @@ def test_some_to_all_draws_without_replacement_and_calls_the_decoder_for_the_dra
         jnp.full_like(q.log_stds, -4.0),
         q.log_alpha,
     )
-    seen = []
-    model = MODEL._replace(log_prior=lambda theta, z: seen.append(z) or MODEL.log_prior(theta, z))
-    some_to_all(model, theta, far, KEY, jnp.asarray(X), 1.0, num_drawn=M, num_samples=1)
-    found = np.sort(np.round(np.asarray(seen[0])[:, 0, :, 0] / 10), axis=0)
+
+    @jax.jit
+    def decoded(q):
+        seen = []
+        model = MODEL._replace(log_prior=lambda theta, z: seen.append(z) or MODEL.log_prior(theta, z))
+        some_to_all(model, theta, q, KEY, jnp.asarray(X), 1.0, num_drawn=M, num_samples=1)
+        return seen[0]
+
+    found = np.sort(np.round(np.asarray(decoded(far))[:, 0, :, 0] / 10), axis=0)
     np.testing.assert_array_equal(found, np.tile(np.arange(M)[:, None], (1, len(X))))
 
 
@@ -130,9 +135,11 @@ def test_the_learned_weights_learn(posterior):
     """Their gradient raises the bound: one small step up is a gain, on the same draws."""
     method = mixture(MODEL, ENCODER, num_components=M, weights="amortized", num_samples=50)
     params = start(method)
-    (loss, _), grads = gradient(method, params)
+    run = jax.jit(jax.value_and_grad(method.loss, has_aux=True))
+    (loss, _), grads = run(params, KEY, jnp.asarray(X))
     step = jax.tree.map(lambda p, g: p - 0.02 * g, params.inference["weights"], grads.inference["weights"])
-    assert gradient(method, params._replace(inference=params.inference | {"weights": step}))[0][0] < loss
+    moved = params._replace(inference=params.inference | {"weights": step})
+    assert run(moved, KEY, jnp.asarray(X))[0][0] < loss
 
 
 def test_loss_and_metrics_agree():

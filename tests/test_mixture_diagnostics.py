@@ -29,7 +29,8 @@ def test_shares_follow_the_true_posterior_and_not_the_weights():
         jnp.full((3, 2), np.log(0.5), jnp.float32),
     )
     model = latent_model(exact)
-    result = diagnose(model, exact.theta(), q, KEY, jnp.asarray(x, jnp.float32), num_samples=500)
+    run = jax.jit(lambda q, x: diagnose(model, exact.theta(), q, KEY, x, num_samples=500))
+    result = run(q, jnp.asarray(x, jnp.float32))
     np.testing.assert_allclose(result.alpha, 0.5, rtol=1e-5)
     np.testing.assert_allclose(result.responsibility.sum(axis=1), 1.0, rtol=1e-4)
     assert (result.responsibility[:, 0] > 0.99).all()
@@ -43,7 +44,8 @@ def test_shares_are_the_weights_where_the_mixture_is_the_posterior():
     exact = exact._replace(weights=weights)
     log_alpha = jnp.log(jnp.asarray([[0.3, 0.7]]))
     q = GaussianMixture(jnp.zeros((2, 1, 3)), jnp.zeros((2, 1, 3)), log_alpha)
-    result = diagnose(latent_model(exact), exact.theta(), q, KEY, jnp.asarray(exact.data(0, 1), jnp.float32))
+    run = jax.jit(lambda q, x: diagnose(latent_model(exact), exact.theta(), q, KEY, x))
+    result = run(q, jnp.asarray(exact.data(0, 1), jnp.float32))
     np.testing.assert_allclose(result.responsibility, [[0.3, 0.7]], rtol=1e-4)
 
 
@@ -52,7 +54,7 @@ def test_fields_are_per_example():
     means = jnp.asarray(np.random.default_rng(0).normal(size=(m, b, 3)), jnp.float32)
     q = GaussianMixture(means, means - 1, jnp.full((b, m), np.log(1 / 3), jnp.float32))
     x = jnp.zeros((b, 4, 4, 1))
-    result = diagnose(model, model.init(KEY, x), q, KEY, x)
+    result = jax.jit(lambda q: diagnose(model, model.init(KEY, x), q, KEY, x))(q)
     assert [leaf.shape for leaf in result] == [(b, m), (b, m), (b, m - 1), (b, m), (b, m, m)]
     np.testing.assert_allclose(result.smallest_std.T, np.exp(np.min(means - 1, axis=-1)), rtol=1e-5)
     np.testing.assert_allclose(result.pairwise_kl[2], q.pairwise_kl()[:, :, 2], rtol=1e-6)

@@ -165,8 +165,8 @@ def test_gradient_of_the_stratified_estimator_is_that_of_the_integral():
         parameters, samples = toy_parameters(), 10_000
         quantiles = stats.norm.ppf((np.arange(samples) + 0.5) / samples)
         noise = jnp.broadcast_to(jnp.asarray(quantiles)[None, :, None, None], (3, samples, 1, 1))
-        value, grads = jax.value_and_grad(stratified_bound)(parameters, noise)
-        exact, expected = jax.value_and_grad(bound_on_a_grid)(parameters, jnp.linspace(-14, 14, 4_001))
+        value, grads = jax.jit(jax.value_and_grad(stratified_bound))(parameters, noise)
+        exact, expected = jax.jit(jax.value_and_grad(bound_on_a_grid))(parameters, jnp.linspace(-14, 14, 4_001))
         np.testing.assert_allclose(value, exact, atol=2e-4)
         for name, grad in expected.items():
             np.testing.assert_allclose(grads[name], grad, atol=5e-4, err_msg=name)
@@ -178,8 +178,8 @@ def test_the_stratified_estimator_is_unbiased_with_one_draw_each():
     with jax.enable_x64(True):
         parameters, repeats = toy_parameters(), 20_000
         noise = jax.random.normal(jax.random.key(0), (repeats, 3, 1, 1, 1), jnp.float64)
-        draws = jax.vmap(jax.value_and_grad(stratified_bound), in_axes=(None, 0))(parameters, noise)
-        exact = jax.value_and_grad(bound_on_a_grid)(parameters, jnp.linspace(-14, 14, 4_001))
+        draws = jax.jit(jax.vmap(jax.value_and_grad(stratified_bound), in_axes=(None, 0)))(parameters, noise)
+        exact = jax.jit(jax.value_and_grad(bound_on_a_grid))(parameters, jnp.linspace(-14, 14, 4_001))
     for draw, expected in zip(jax.tree.leaves(draws), jax.tree.leaves(exact), strict=True):
         draw, expected = np.asarray(draw), np.asarray(expected)
         error = np.std(draw, axis=0) / np.sqrt(repeats)

@@ -13,11 +13,11 @@ from gpvae_jax.methods.iwae import iwae as iwae_method
 from gpvae_jax.methods.vae import vae
 from gpvae_jax.objectives import doubly_reparameterized_log_weights, iwae_trained
 from gpvae_jax.types import InferenceMethod, Params
-from tests.cases import X, assert_close, paths, perturb, small_encoder, small_model
+from tests.cases import X, assert_close, compiled, paths, perturb, small_encoder, small_model
 from tests.exact import latent_model, random_model
 
 MODEL, DATA = small_model(), jnp.asarray(X)
-BASE = vae(MODEL, small_encoder(), analytic_kl=False)
+BASE = compiled(vae(MODEL, small_encoder(), analytic_kl=False))
 PARAMS = perturb(BASE.init(jax.random.key(0), DATA), 0, 0.3)
 
 
@@ -31,7 +31,7 @@ def gradients(method: InferenceMethod, beta: float, count: int) -> Params:
 def test_one_sample_is_the_elbo(doubly):
     method, key = iwae_trained(BASE, MODEL, num_samples=1, doubly_reparameterized=doubly), jax.random.key(2)
     expected, metrics = BASE.loss(PARAMS, key, DATA)
-    value, own = method.loss(PARAMS, key, DATA)
+    value, own = jax.jit(method.loss)(PARAMS, key, DATA)
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     np.testing.assert_allclose((own["elbo"], own["iwae"]), (metrics["elbo"], metrics["elbo"]), rtol=1e-5)
 
@@ -41,7 +41,7 @@ def test_more_samples_tighten_the_bound_and_the_posterior_is_the_base_s():
     keys = jax.random.split(jax.random.key(3), 50)
     _, metrics = jax.jit(jax.vmap(method.loss, in_axes=(None, 0, None)))(PARAMS, keys, DATA)
     assert (metrics["iwae"] > metrics["elbo"]).all()
-    assert_close(method.posterior(PARAMS, keys[0], DATA)[0], BASE.posterior(PARAMS, keys[0], DATA)[0], 0.0)
+    assert_close(jax.jit(method.posterior)(PARAMS, keys[0], DATA)[0], BASE.posterior(PARAMS, keys[0], DATA)[0], 0.0)
 
 
 @pytest.mark.parametrize("beta", [1.0, 0.5])
@@ -76,8 +76,8 @@ def test_no_noise_at_the_exact_posterior():
             log_w = draw(model, exact.theta(np.float64), q, jax.random.key(0), jnp.asarray(x), 6)
             return jnp.mean(iwae(log_w))
 
-        doubly = jax.grad(partial(bound, doubly_reparameterized_log_weights))(start)
-        plain = jax.grad(partial(bound, log_weights))(start)
+        doubly = jax.jit(jax.grad(partial(bound, doubly_reparameterized_log_weights)))(start)
+        plain = jax.jit(jax.grad(partial(bound, log_weights)))(start)
         assert all(np.abs(leaf).max() < 1e-12 for leaf in jax.tree.leaves(doubly))
         assert all(np.abs(leaf).max() > 1e-3 for leaf in jax.tree.leaves(plain))
 

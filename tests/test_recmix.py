@@ -33,11 +33,25 @@ def infer(method, params):
     return jax.jit(method.posterior)(params, KEY, jnp.asarray(X))
 
 
-def gradient(method, params, beta=1.0):
-    """Loss, metrics and gradient, by path."""
+def gradient_of(method):
+    """Loss, metrics and gradient, as a compiled function of (params, beta)."""
     run = jax.jit(jax.value_and_grad(method.loss, has_aux=True))
-    (loss, metrics), grads = run(params, KEY, jnp.asarray(X), beta=beta)
-    return loss, metrics, grads
+
+    def gradient(params, beta=1.0):
+        (loss, metrics), grads = run(params, KEY, jnp.asarray(X), beta=beta)
+        return loss, metrics, grads
+
+    return gradient
+
+
+def gradient(method, params):
+    return gradient_of(method)(params)
+
+
+@cache
+def joint_gradient():
+    """Of L(Q) at `start()`, which several tests compare with."""
+    return gradient(make(refinement="joint"), start())
 
 
 def component(tree, m):
@@ -56,10 +70,11 @@ def test_one_component_is_the_vae(objective):
     q, q_alone = infer(method, params)[0], infer(base, alone)[0]
     assert_close((q.means[0], q.log_stds[0]), (q_alone.mean, q_alone.log_std), 0.0)
     np.testing.assert_array_equal(q.log_alpha, 0.0)
-    z, log_q = q.sample_and_log_prob(KEY, 3)
-    np.testing.assert_allclose(log_q, q_alone.log_prob(z), rtol=1e-6)
+    z, log_q = jax.jit(lambda q: q.sample_and_log_prob(KEY, 3))(q)
+    np.testing.assert_allclose(log_q, jax.jit(lambda q, z: q.log_prob(z))(q_alone, z), rtol=1e-6)
+    mine_of, theirs_of = gradient_of(method), gradient_of(base)
     for beta in (1.0, 0.4):
-        mine, theirs = gradient(method, params, beta), gradient(base, alone, beta)
+        mine, theirs = mine_of(params, beta), theirs_of(alone, beta)
         np.testing.assert_allclose(mine[0], theirs[0], rtol=1e-5)
         assert_close(mine[2].model, theirs[2].model, 1e-5)
         assert_close(component(mine[2].inference["components"], 0), theirs[2].inference, 1e-5)
@@ -109,7 +124,7 @@ def test_recursive_gradients_are_each_partys_own(objective, against):
     settings = {"objective": objective, "against": against, "cap": 2.0, "entropy_weight": 0.5}
     method = make(refinement="recursive", **settings)
     params = start()
-    grads, joint = gradient(method, params)[2], gradient(make(refinement="joint"), params)[2]
+    grads, joint = gradient(method, params)[2], joint_gradient()[2]
     assert_close(grads.model, joint.model, 1e-5)
     assert_close(grads.inference["epsilon"], joint.inference["epsilon"], 1e-5)
     current = criteria.current_mixture(3, against)
@@ -129,9 +144,8 @@ def test_recursive_gradients_are_each_partys_own(objective, against):
 
 
 def test_newest_trains_the_newest_component_and_its_epsilon_alone():
-    newest, recursive, joint = (make(refinement=r) for r in ("newest", "recursive", "joint"))
-    params = start()
-    grads, grads_recursive, grads_joint = (gradient(m, params)[2] for m in (newest, recursive, joint))
+    params, grads_joint = start(), joint_gradient()[2]
+    grads, grads_recursive = (gradient(make(refinement=r), params)[2] for r in ("newest", "recursive"))
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(grads.model))
     phi = grads.inference
     for m in (0, 1):
@@ -146,7 +160,7 @@ def test_greedy_against_the_others_is_the_joint_gradient():
     """L(Q) in q_m with the rest held is a partial derivative of L(Q): two ways to the same numbers."""
     coordinate = make(refinement="recursive", objective="greedy", against="others")
     params = start()
-    assert_close(gradient(coordinate, params)[2], gradient(make(refinement="joint"), params)[2], 1e-5)
+    assert_close(gradient(coordinate, params)[2], joint_gradient()[2], 1e-5)
 
 
 def test_joint_is_the_end_to_end_mixture_with_other_weights():
@@ -194,7 +208,8 @@ def test_an_unperturbed_copy_changes_nothing():
     steps, method = growth(MODEL, ENCODER, perturbation=0.0, epsilon="amortized"), make(num_components=1)
     one = jax.jit(method.init)(KEY, jnp.asarray(X))
     z = jnp.asarray(np.random.default_rng(0).normal(size=(6, len(X), 3)), jnp.float32)
-    before, after = (infer(method, p)[0].log_prob(z) for p in (one, steps.grow(one, KEY)))
+    log_prob = jax.jit(lambda params: method.posterior(params, KEY, jnp.asarray(X))[0].log_prob(z))
+    before, after = (log_prob(p) for p in (one, jax.jit(steps.grow)(one, KEY)))
     np.testing.assert_allclose(before, after, rtol=1e-5)
 
 
@@ -233,11 +248,11 @@ def test_bad_growth_is_refused():
 @pytest.mark.parametrize("kind", ["amortized", "constant"])
 def test_all_components_weigh_alike_at_first(kind):
     method = make(num_components=4, epsilon=kind, initial_epsilon=0.0)
-    _, info = method.posterior(method.init(KEY, X), KEY, X)
+    _, info = infer(method, jax.jit(method.init)(KEY, X))
     np.testing.assert_allclose(info["alpha"], 0.25, rtol=1e-5)
     steps = growth(MODEL, ENCODER, epsilon=kind, initial_epsilon=0.0)
-    params = steps.start(vae(MODEL, ENCODER).init(KEY, X))
+    params, grow = steps.start(jax.jit(vae(MODEL, ENCODER).init)(KEY, X)), jax.jit(steps.grow)
     for m in range(2, 5):
-        params = steps.grow(params, jax.random.key(m))
-        _, info = make(epsilon=kind).posterior(params, KEY, X)
+        params = grow(params, jax.random.key(m))
+        _, info = infer(make(epsilon=kind), params)
         np.testing.assert_allclose(info["alpha"], 1 / m, rtol=1e-5)

@@ -32,8 +32,8 @@ def test_no_steps_are_the_base(trained, base, name):
     params = params_by_seed(run)[0]
     x = run.setup.observation.evaluate(run.setup.dataset.test[:7])
     settings = ["covariance=base"] if name == "newton" else []
-    q, _ = refined(run, name, 0, settings).setup.method.posterior(params, jax.random.key(0), x)
-    own, _ = run.setup.method.posterior(params, jax.random.key(0), x)
+    methods = refined(run, name, 0, settings).setup.method, run.setup.method
+    q, own = (jax.jit(method.posterior)(params, jax.random.key(0), x)[0] for method in methods)
     np.testing.assert_allclose(q.mean, own.mean, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(q.variance, own.variance, rtol=1e-4, atol=1e-6)
 

@@ -14,7 +14,7 @@ from gpvae_jax.methods.vae import vae
 from gpvae_jax.objectives import analytic_elbo
 from gpvae_jax.posteriors import DiagonalGaussian
 from gpvae_jax.types import Params
-from tests.cases import X, assert_close, perturb, small_encoder, small_model
+from tests.cases import X, assert_close, compiled, perturb, small_encoder, small_model
 
 MODEL, ENCODER, DATA, KEY = small_model(), small_encoder(), jnp.asarray(X), jax.random.key(0)
 
@@ -28,11 +28,11 @@ def as_vae(params: Params) -> Params:
 
 
 def test_zero_steps_is_the_vae():
-    base, method = vae(MODEL, ENCODER), savi(MODEL, ENCODER, steps=0)
+    base, method = compiled(vae(MODEL, ENCODER)), compiled(savi(MODEL, ENCODER, steps=0))
     params = start(method)
     assert_close(as_vae(method.init(KEY, DATA)), base.init(KEY, DATA), 0.0)
     assert_close(method.posterior(params, KEY, DATA)[0], base.posterior(as_vae(params), KEY, DATA)[0], 0.0)
-    own, expected = (jax.value_and_grad(m.loss, has_aux=True) for m in (method, base))
+    own, expected = (jax.jit(jax.value_and_grad(m.loss, has_aux=True)) for m in (method, base))
     result, grads = own(params, KEY, DATA)
     assert_close(result, expected(as_vae(params), KEY, DATA)[0], 1e-6)
     assert_close(as_vae(grads), expected(as_vae(params), KEY, DATA)[1], 1e-5)
@@ -87,11 +87,12 @@ def test_one_small_step_follows_the_gradient(trained):
     x, params = trained
     with jax.enable_x64(True):
         params, x = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), (params, x))
-        method = savi(MODEL, ENCODER, steps=1, step_size=1e-5, inner_samples=1, clip_norm=1e6)
-        q0, _ = vae(MODEL, ENCODER).posterior(as_vae(params), KEY, x)
+        method = compiled(savi(MODEL, ENCODER, steps=1, step_size=1e-5, inner_samples=1, clip_norm=1e6))
+        q0, _ = compiled(vae(MODEL, ENCODER)).posterior(as_vae(params), KEY, x)
         q1, info = method.posterior(params, KEY, x)
         key = jax.random.split(jax.random.split(KEY)[1], 1)[0]  # the key of that step
 
+        @jax.jit
         def total(q):
             log_likelihood, kl = analytic_elbo(MODEL, params.model, q, key, x, 1)
             return log_likelihood - kl
@@ -140,25 +141,25 @@ def test_the_gradient_through_the_steps_is_exact(settings):
         method = savi(small_model(), small_encoder(), steps=3, step_size=0.2, **settings)
         x = jnp.asarray(X, jnp.float64)
         params = perturb(method.init(KEY, x), 2, 0.3)
-        loss = jax.jit(lambda p: method.loss(p, KEY, x)[0])
-        grads = jax.jit(jax.grad(lambda p: method.loss(p, KEY, x)[0]))(params)
+        loss = jax.jit(jax.value_and_grad(lambda p: method.loss(p, KEY, x)[0]))
+        grads = loss(params)[1]
         for seed in range(3):
             direction = perturb(jax.tree.map(jnp.zeros_like, params), seed, 1.0)
             slope = sum(jnp.vdot(g, d) for g, d in zip(*map(jax.tree.leaves, (grads, direction)), strict=True))
             up, down = (jax.tree.map(lambda p, d, h=h: p + h * d, params, direction) for h in (1e-5, -1e-5))
-            np.testing.assert_allclose(slope, (loss(up) - loss(down)) / 2e-5, rtol=1e-5)
+            np.testing.assert_allclose(slope, (loss(up)[0] - loss(down)[0]) / 2e-5, rtol=1e-5)
 
 
 def test_first_order_holds_the_steps_constant():
     """φ gets ∂L/∂λ_K as if λ_K were λ_0 plus a constant, and θ no gradient through the steps; values are the same."""
     first, exact = (savi(MODEL, ENCODER, steps=2, first_order=flag) for flag in (True, False))
     base, params = vae(MODEL, ENCODER), start(first)
-    (value, _), grads = jax.value_and_grad(first.loss, has_aux=True)(params, KEY, DATA)
-    (same, _), full = jax.value_and_grad(exact.loss, has_aux=True)(params, KEY, DATA)
+    (value, _), grads = jax.jit(jax.value_and_grad(first.loss, has_aux=True))(params, KEY, DATA)
+    (same, _), full = jax.jit(jax.value_and_grad(exact.loss, has_aux=True))(params, KEY, DATA)
     np.testing.assert_allclose(value, same, rtol=1e-6)
     key_posterior, key_z = jax.random.split(KEY)
-    start_q, pull = jax.vjp(lambda p: base.posterior(p, KEY, DATA)[0], as_vae(params))
-    end_q, _ = exact.posterior(params, key_posterior, DATA)
+    start_q, pull = jax.vjp(jax.jit(lambda p: base.posterior(p, KEY, DATA)[0]), as_vae(params))
+    end_q, _ = jax.jit(exact.posterior)(params, key_posterior, DATA)
     shift = jax.tree.map(lambda end, begin: end - begin, end_q, start_q)
 
     def by_hand(theta, q):
@@ -166,7 +167,7 @@ def test_first_order_holds_the_steps_constant():
         log_likelihood, kl = analytic_elbo(MODEL, theta, q, key_z, DATA, 1)
         return jnp.mean(kl - log_likelihood)
 
-    theta_grad, q_grad = jax.grad(by_hand, argnums=(0, 1))(params.model, start_q)
+    theta_grad, q_grad = jax.jit(jax.grad(by_hand, argnums=(0, 1)))(params.model, start_q)
     assert_close(grads.model, theta_grad, 1e-5)
     assert_close(grads.inference["base"], pull(q_grad)[0].inference, 1e-5)
     for one, other in ((grads, full), (grads.model, full.model)):
@@ -184,18 +185,20 @@ def test_rematerialisation_changes_nothing():
 
 def test_step_sizes_are_learned_from_the_fixed_one():
     """They start where the fixed ones are, serve any number of steps, and lowering the loss changes them."""
-    learned, fixed = (savi(MODEL, ENCODER, steps=4, step_size=0.2, learn_step_size=flag) for flag in (True, False))
+    learned, fixed = (
+        compiled(savi(MODEL, ENCODER, steps=4, step_size=0.2, learn_step_size=flag)) for flag in (True, False)
+    )
     params = start(learned, scale=0.0)
     without = Params(params.model, {"base": params.inference["base"]})
     assert_close(learned.posterior(params, KEY, DATA), fixed.posterior(without, KEY, DATA), 1e-5)
-    more = savi(MODEL, ENCODER, steps=8, step_size=0.2, learn_step_size=True)
+    more = compiled(savi(MODEL, ENCODER, steps=8, step_size=0.2, learn_step_size=True))
     assert more.posterior(params, KEY, DATA)[1]["elbo_trace"].shape == (8, len(X))
-    slope = jax.grad(lambda p: learned.loss(p, KEY, DATA)[0])(params).inference["log_step_size"]
+    slope = jax.jit(jax.grad(lambda p: learned.loss(p, KEY, DATA)[0]))(params).inference["log_step_size"]
     assert all(np.abs(leaf).min() > 0 for leaf in jax.tree.leaves(slope))
 
 
 def test_it_refines_any_gaussian_method():
-    nested = savi(MODEL, ENCODER, base=savi(MODEL, ENCODER, steps=1), steps=1)
+    nested = compiled(savi(MODEL, ENCODER, base=savi(MODEL, ENCODER, steps=1), steps=1))
     params = start(nested)
     assert params.inference["base"].keys() == {"base", "log_step_size"}
     value, _ = nested.loss(params, KEY, DATA)

@@ -1,5 +1,7 @@
 """A method that starts from trained parameters holds them, and starts near the trained bound."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,11 +11,11 @@ from gpvae_jax.bounds import elbo, log_weights
 from gpvae_jax.methods import METHODS, gpvae, iaf, mixture, recmix, savi, vae
 from gpvae_jax.types import InferenceMethod, Params
 from gpvae_jax.warm_start import warm_start
-from tests.cases import CASES, X, assert_close, paths, perturb, small_encoder, small_model
+from tests.cases import CASES, X, assert_close, compiled, paths, perturb, small_encoder, small_model
 
 KEY = jax.random.key(3)
 MODEL, ENCODER = small_model(), small_encoder()
-VAE = vae(MODEL, ENCODER)
+VAE = compiled(vae(MODEL, ENCODER))
 TRAINED = perturb(VAE.init(KEY, X), 1)
 
 
@@ -44,9 +46,10 @@ def test_every_method_starts_from_a_vae(name):
     ids=["gpvae", "savi", "iaf", "recmix"],
 )
 def test_what_is_the_vae_at_first_has_its_bound(method):
-    def bound(method: InferenceMethod, params: Params) -> np.ndarray:
+    @partial(jax.jit, static_argnums=0)
+    def bound(method: InferenceMethod, params: Params) -> jax.Array:
         q, _ = method.posterior(params, KEY, X)
-        return np.asarray(elbo(log_weights(MODEL, params.model, q, jax.random.key(0), jnp.asarray(X), 20_000)))
+        return elbo(log_weights(MODEL, params.model, q, jax.random.key(0), jnp.asarray(X), 20_000))
 
     # the draws differ between posteriors, so only as closely as 20,000 of them tell: a spread of some 2 nats
     np.testing.assert_allclose(bound(method, started(method)), bound(VAE, TRAINED), atol=5 * 2 / 20_000**0.5)
@@ -54,7 +57,7 @@ def test_what_is_the_vae_at_first_has_its_bound(method):
 
 @pytest.mark.parametrize("shared_trunk", [False, True])
 def test_components_start_near_the_trained_encoder_and_apart(shared_trunk):
-    method = mixture(MODEL, ENCODER, num_components=3, shared_trunk=shared_trunk)
+    method = compiled(mixture(MODEL, ENCODER, num_components=3, shared_trunk=shared_trunk))
     q, _ = method.posterior(started(method), KEY, X)
     single, _ = VAE.posterior(TRAINED, KEY, X)
     np.testing.assert_allclose(q.components.mean[0], single.mean, rtol=1e-5, atol=1e-6)
@@ -84,7 +87,7 @@ def test_what_does_not_fit_is_refused():
 def test_a_mixture_grows(factory, shared_trunk):
     def method(count):
         settings = {"weights": "amortized"} if factory is mixture else {}
-        return factory(MODEL, ENCODER, num_components=count, shared_trunk=shared_trunk, **settings)
+        return compiled(factory(MODEL, ENCODER, num_components=count, shared_trunk=shared_trunk, **settings))
 
     trained = perturb(method(2).init(KEY, X), 6)
     grown = started(method(4), trained)
