@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gpvae_jax.build import build, build_encoder
+from gpvae_jax.build import build_encoder, build_model_and_method
 from gpvae_jax.compare import folder_name
 from gpvae_jax.methods.gpvae import as_gaussian
 from gpvae_jax.methods.newton import newton
@@ -78,5 +78,6 @@ def with_steps(run: Run, steps: int) -> Run:
             "name a refinement with --refine."
         )
     own = (item for item in settings.settings if not item.startswith("steps="))
-    setup = build(dataclasses.replace(settings, settings=(*own, f"steps={steps}")), run.setup.dataset)
-    return Run(run.folder / "refined" / f"steps-{steps}", setup, run.folder)
+    wanted = dataclasses.replace(settings, settings=(*own, f"steps={steps}"))
+    _, method = build_model_and_method(wanted, run.setup.likelihood, run.setup.data)
+    return Run(run.folder / "refined" / f"steps-{steps}", run.setup._replace(config=wanted, method=method), run.folder)

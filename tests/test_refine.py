@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gpvae_jax import cli, runs
-from gpvae_jax.evaluate.run import params_by_seed
+from gpvae_jax.evaluate.run import SPLITS, params_by_seed, split_examples
 from gpvae_jax.refine import STEPPING, refined, with_steps
 from tests.test_config import small
 
@@ -71,6 +71,8 @@ def test_a_run_takes_other_numbers_of_its_own_steps(method, tmp_path):
     run = runs.create(tmp_path / method, small(data={"name": "digits"}, method=method, settings=["steps=1"]))
     setup, key, same, more = run.setup, jax.random.key(0), with_steps(run, 1), with_steps(run, 3)
     assert (more.folder, more.trained) == (run.folder / "refined" / "steps-3", run.folder)
+    for split in SPLITS:  # grey images under a Bernoulli likelihood: the same draws
+        np.testing.assert_array_equal(*(split_examples(r, split, 9, 0) for r in (run, more)))
     made = [r.setup.method.init(key, setup.data.train[:2]) for r in (run, more)]
     assert jax.tree.map(jnp.shape, made[0]) == jax.tree.map(jnp.shape, made[1])
     x = setup.observation.evaluate(setup.dataset.test[:3])
