@@ -59,4 +59,9 @@ def diagonal_gaussian(output: Float[Array, "B twoZ"]) -> DiagonalGaussian:
     Near zero the bound is the identity to third order; a runaway output cannot overflow exp (eq. 2.3, derived).
     """
     mean, raw = jnp.split(output, 2, axis=-1)
-    return DiagonalGaussian(mean, LOG_STD_BOUND * jnp.tanh(raw / LOG_STD_BOUND))
+    return DiagonalGaussian(mean, bounded_log(raw))
+
+
+def bounded_log(raw: Float[Array, "*B"]) -> Float[Array, "*B"]:
+    """A logarithm between ±LOG_STD_BOUND (eq. 2.3, derived)."""
+    return LOG_STD_BOUND * jnp.tanh(raw / LOG_STD_BOUND)

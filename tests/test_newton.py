@@ -173,6 +173,7 @@ def test_extreme_inputs_stay_finite(curvature):
     params = params_of(method, 20.0)
     q, _ = method.posterior(params, KEY, 100 * DATA)
     assert np.all(np.isfinite(q.mean))
+    assert np.all(np.isfinite(q.kl_to_standard_normal()))
 
 
 @pytest.mark.parametrize("curvature", CURVATURES)

@@ -11,6 +11,7 @@ import pytest
 from gpvae_jax.gaussians.family import deform, log_scale, matched_noise, place, retract
 from gpvae_jax.gaussians.full import from_diagonal
 from gpvae_jax.gaussians.per_example import Optimum, elbo_with_error, optimize
+from gpvae_jax.methods.newton import newton
 from gpvae_jax.methods.svi import best_of, optimize_batches, svi
 from gpvae_jax.methods.vae import vae
 from gpvae_jax.posteriors import DiagonalGaussian
@@ -200,3 +201,17 @@ def test_bad_settings_are_told():
     for settings in ({"num_samples": 3}, {"check_samples": 4}):
         with pytest.raises(ValueError, match="an even check_samples of at least 6, twice the latent dimensions, got"):
             optimize(MODEL, THETA, DATA, prior(6), jax.random.key(0), optax.adam(0.1), **settings)
+
+
+@pytest.mark.parametrize("family", ["diagonal", "full"])
+@pytest.mark.parametrize("curvature", ["lowrank", "gauss_newton"])
+def test_over_a_posterior_that_is_not_diagonal_it_starts_with_its_moments(family, curvature):
+    model, encoder, x, key = small_model(), small_encoder(), jnp.asarray(X), jax.random.key(0)
+    base = newton(model, encoder, curvature=curvature)
+    params = perturb(base.init(key, x), 1)
+    start, _ = jax.jit(base.posterior)(params, jax.random.split(key)[0], x)
+    q, _ = jax.jit(svi(model, encoder, base=base, family=family, max_steps=0).posterior)(params, key, x)
+    np.testing.assert_allclose(q.mean, start.mean, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(q.variance, start.variance, rtol=1e-4)
+    if family == "full":
+        np.testing.assert_allclose(q.covariance, start.covariance, rtol=1e-3, atol=1e-5)

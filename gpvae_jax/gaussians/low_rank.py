@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.linalg import cho_solve
+from jax.scipy.linalg import cho_solve, solve_triangular
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from gpvae_jax.gaussians.full import damped_cholesky
@@ -17,9 +17,8 @@ from gpvae_jax.posteriors import standard_normal_log_prob
 class LowRankGaussian(NamedTuple):
     """q(z|x_b) = N(mean_b, diag v_b + U_b U_bᵀ); a draw is z = mean + √v e₁ + U e₂ with e₁ of Z and e₂ of R normals.
 
-    Its density needs the Cholesky factor of M = I + WᵀW, R×R, with W = U/√v, and is a sum of squares, of which
-    rounding cannot make a negative number (eq. 3.11, derived). M is factorised as in `from_covariance`, scaled and
-    damped: a finite factor at any conditioning.
+    Its density needs a factor of M = I + WᵀW, R×R, with W = U/√v, and is a sum of squares, of which rounding cannot
+    make a negative number (eq. 3.11, derived).
     """
 
     mean: Float[Array, "B Z"]
@@ -39,7 +38,7 @@ class LowRankGaussian(NamedTuple):
     @property
     def log_det(self) -> Float[Array, " B"]:
         """½ log |covariance| = ½ Σ log v + ½ log |M|."""
-        return self._log_det(self._inner())
+        return self._log_det(self._inner()[-1])
 
     def sample_and_log_prob(
         self, key: PRNGKeyArray, num_samples: int
@@ -66,17 +65,27 @@ class LowRankGaussian(NamedTuple):
     def _split(self, noise: Float[Array, "S B ZR"]) -> tuple[Float[Array, "S B Z"], Float[Array, "S B R"]]:
         return noise[..., : self.mean.shape[-1]], noise[..., self.mean.shape[-1] :]
 
-    def _whitened(self) -> Float[Array, "B Z R"]:
-        return self.factor * jax.lax.rsqrt(self.diagonal)[:, :, None]
+    def _whitened(self) -> Float[Array, "B R Z"]:
+        """Wᵀ: products of its rows are the cheaper ones."""
+        return jnp.swapaxes(self.factor, -1, -2) * jax.lax.rsqrt(self.diagonal)[:, None]
 
-    def _inner(self) -> Float[Array, "B R R"]:
-        """The Cholesky factor of M."""
+    def _inner(self) -> tuple[Float[Array, "B R R"], Float[Array, "B R R"], Float[Array, " B"]]:
+        """T and C with M⁻¹ = Tᵀ (C Cᵀ)⁻¹ T, and ½ log |M|.
+
+        From two Cholesky factorisations, the first of M itself, scaled and damped, so that it is finite at any
+        conditioning; the second, of what that makes of the rows of (Wᵀ, I), which are orthonormal but for the
+        damping, takes the damping back. M alone would lose half of the digits where directions are long and parallel.
+        """
         whitened = self._whitened()
         identity = jnp.eye(self.factor.shape[-1], dtype=self.mean.dtype)
-        return damped_cholesky(jnp.einsum("bir,biq->brq", whitened, whitened) + identity[None])
+        rows = jnp.concatenate([whitened, jnp.broadcast_to(identity, (len(self.mean), *identity.shape))], axis=-1)
+        first = damped_cholesky(_products(rows))
+        rows = solve_triangular(first, rows, lower=True)
+        second = damped_cholesky(_products(rows))
+        diagonal = jnp.diagonal(first, axis1=-2, axis2=-1) * jnp.diagonal(second, axis1=-2, axis2=-1)
+        return rows[..., self.mean.shape[-1] :], second, jnp.sum(jnp.log(diagonal), axis=-1)
 
-    def _log_det(self, inner: Float[Array, "B R R"]) -> Float[Array, " B"]:
-        of_inner = jnp.sum(jnp.log(jnp.diagonal(inner, axis1=-2, axis2=-1)), axis=-1)
+    def _log_det(self, of_inner: Float[Array, " B"]) -> Float[Array, " B"]:
         return 0.5 * jnp.sum(jnp.log(self.diagonal), axis=-1) + of_inner
 
     def _log_prob(self, own: Float[Array, "S B Z"], shared: Float[Array, "S B R"]) -> Float[Array, "S B"]:
@@ -84,9 +93,14 @@ class LowRankGaussian(NamedTuple):
 
         That is (own − W d, shared + d) with d = M⁻¹ (Wᵀ own − shared), the zero vector for the shortest itself.
         """
-        whitened, inner = self._whitened(), self._inner()
-        pull = jnp.einsum("bir,sbi->brs", whitened, own) - jnp.moveaxis(shared, 0, -1)
-        away = jnp.moveaxis(cho_solve((inner, True), pull), -1, 0)
-        own = own - jnp.einsum("bir,sbr->sbi", whitened, away)
+        whitened, (transform, cholesky, of_inner) = self._whitened(), self._inner()
+        pull = jnp.einsum("bri,sbi->sbr", whitened, own) - shared
+        solved = cho_solve((cholesky, True), jnp.einsum("bqr,sbr->bqs", transform, pull))
+        away = jnp.einsum("bqr,bqs->sbr", transform, solved)
+        own = own - jnp.einsum("bri,sbr->sbi", whitened, away)
         squares = jnp.sum(jnp.square(shared + away), axis=-1)
-        return standard_normal_log_prob(own) - 0.5 * squares - self._log_det(inner)[None]
+        return standard_normal_log_prob(own) - 0.5 * squares - self._log_det(of_inner)[None]
+
+
+def _products(rows: Float[Array, "B R E"]) -> Float[Array, "B R R"]:
+    return jnp.einsum("bri,bqi->brq", rows, rows)

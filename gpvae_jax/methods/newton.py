@@ -24,7 +24,7 @@ from gpvae_jax.mixtures.components import beyond_base
 from gpvae_jax.naming import unknown
 from gpvae_jax.networks import linear
 from gpvae_jax.objectives import analytic_objective
-from gpvae_jax.posteriors import DiagonalGaussian
+from gpvae_jax.posteriors import DiagonalGaussian, bounded_log
 from gpvae_jax.types import InferenceMethod, Info, LatentModel, Network, Params
 
 CURVATURES = ("learned", "lowrank", "encoder", "gauss_newton", "hessian")
@@ -127,7 +127,7 @@ def newton(
         # ψ comes scaled by 1/√F; the head is an ordinary affine layer on the features themselves
         out = head.apply(params.inference["metric"], psi * math.sqrt(encoding.width))
         out = out.reshape(-1, 1 + columns, latents)
-        variance = q.variance * jnp.exp(out[:, 0])
+        variance = q.variance * jnp.exp(bounded_log(out[:, 0]))
         factor = jnp.swapaxes(out[:, 1:], 1, 2) * q.std[:, :, None] if columns else None
         return slope, Preconditioner(variance, factor)
 
@@ -145,7 +145,8 @@ def newton(
             return value - 0.5 * jnp.sum(jax.vmap(lambda a: _times(prior, a) * a)(away), axis=-1)
 
         def draws(key: PRNGKeyArray) -> Float[Array, "S B E"] | None:
-            like = jnp.zeros((len(x), latents + columns), q.mean.dtype)  # as many as any of the posteriors needs
+            size = latents + (columns if covariance == "full" else 0)  # as many as any of the posteriors needs
+            like = jnp.zeros((len(x), size), q.mean.dtype)
             return paired_noise(key, inner_samples, like) if inner_samples else None
 
         def placed(current: Posterior, noise: Float[Array, "S B E"]) -> Float[Array, "S B Z"]:

@@ -12,10 +12,12 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from gpvae_jax.gaussians.family import Gaussian
-from gpvae_jax.gaussians.full import from_diagonal
+from gpvae_jax.gaussians.full import FullGaussian, from_covariance, from_diagonal
+from gpvae_jax.gaussians.low_rank import LowRankGaussian
 from gpvae_jax.gaussians.per_example import Optimum, optimize
 from gpvae_jax.methods.vae import vae
 from gpvae_jax.naming import unknown
+from gpvae_jax.posteriors import DiagonalGaussian
 from gpvae_jax.types import InferenceMethod, Info, LatentModel, Network, Params
 
 FAMILIES = ("diagonal", "full")
@@ -33,9 +35,10 @@ def svi(
 ) -> InferenceMethod:
     """The base's amortized posterior, optimised per example when asked for (eq. 2.5, paper); trained as the base.
 
-    base: any method whose posterior is a DiagonalGaussian, `vae` by default; its φ is this method's φ. family:
-    "diagonal" or "full". max_steps, inner_samples, and Adam with learning_rate: see `per_example.optimize`;
-    max_steps = 0 is the base. No gradient passes through the optimisation. Cost: inner_samples decoder gradients per
+    base: any method whose posterior is a Gaussian, `vae` by default; its φ is this method's φ. family: "diagonal" or
+    "full", in which the search starts at the Gaussian of the base's mean and variances, or covariance. max_steps,
+    inner_samples, and Adam with learning_rate: see `per_example.optimize`; max_steps = 0 is the base, or its moments in
+    the family. No gradient passes through the optimisation. Cost: inner_samples decoder gradients per
     step, thousands per example.
     """
     if family not in FAMILIES:
@@ -47,9 +50,15 @@ def svi(
         key_base, key_steps = jax.random.split(key)
         params = jax.lax.stop_gradient(params)
         start, _ = base.posterior(params, key_base, x)
-        start = start if family == "diagonal" else from_diagonal(start)
         found = optimize(
-            model, params.model, x, start, key_steps, optimizer, max_steps=max_steps, num_samples=inner_samples
+            model,
+            params.model,
+            x,
+            _of_family(start, family),
+            key_steps,
+            optimizer,
+            max_steps=max_steps,
+            num_samples=inner_samples,
         )
         return found.posterior, {
             "elbo": found.elbo,
@@ -59,6 +68,15 @@ def svi(
         }
 
     return InferenceMethod(base.init, posterior, base.loss)
+
+
+def _of_family(q: DiagonalGaussian | LowRankGaussian | FullGaussian, family: str) -> Gaussian:
+    """The Gaussian of a family with the mean of q, and its variances or covariance."""
+    if isinstance(q, DiagonalGaussian):
+        return q if family == "diagonal" else from_diagonal(q)
+    if family == "diagonal":
+        return DiagonalGaussian(q.mean, 0.5 * jnp.log(q.variance))
+    return q if isinstance(q, FullGaussian) else from_covariance(q.mean, q.covariance)
 
 
 def best_of(optima: list[Optimum]) -> Optimum:
