@@ -60,6 +60,12 @@ def main(command: Annealed) -> None:
             raise ValueError(f"{run.folder} was trained on other images than {opened[0].folder}; they do not pair.")
         if not (run.folder / "test.npz").is_file():
             raise ValueError(f"{run.folder} has not been evaluated; run gpvae evaluate {run.folder} first.")
+    if len({run.folder.name for run in opened}) < len(opened):
+        raise ValueError("Two of the runs' folders have one name; rows are called after it, so rename one of them.")
+    samples = {run.folder: max(_samples(run)) for run in opened}
+    if len(set(samples.values())) > 1:
+        told = ", ".join(f"{folder} {most}" for folder, most in samples.items())
+        raise ValueError(f"The runs have bounds of unequal numbers of samples ({told}); evaluate them alike.")
     values = {run.folder.name: bounds(run, command) for run in opened}
     found = compared(values)
     for run in opened:
@@ -77,10 +83,19 @@ def main(command: Annealed) -> None:
 def bounds(run: runs.Run, command: Annealed) -> dict[str, np.ndarray]:
     """Of the first images, [R, N]: the AIS estimate and the IWAE bound of the most samples."""
     found = _shown(f"AIS, {run.folder.name}", annealed_evidence, run, command.images, command)
-    kept = example_values(run.folder)
-    most = max(int(name.removeprefix("iwae_")) for name in kept if name.startswith("iwae_"))
-    evidence = np.asarray(found["log_evidence"], np.float64)
-    return {"AIS": evidence, f"IWAE-{most}": kept[f"iwae_{most}"][:, : evidence.shape[1]]}
+    most, evidence = max(_samples(run)), np.asarray(found["log_evidence"], np.float64)
+    bound = example_values(run.folder)[f"iwae_{most}"][:, : evidence.shape[1]]
+    if bound.shape != evidence.shape:
+        raise ValueError(
+            f"{run.folder} was evaluated on {bound.shape[1]} images and annealed on {evidence.shape[1]}; give --images "
+            "no greater than the former."
+        )
+    return {"AIS": evidence, f"IWAE-{most}": bound}
+
+
+def _samples(run: runs.Run) -> list[int]:
+    """The numbers of samples that a run has importance bounds of."""
+    return [int(name.removeprefix("iwae_")) for name in example_values(run.folder) if name.startswith("iwae_")]
 
 
 def bracket(run: runs.Run, command: Annealed) -> dict[str, float]:

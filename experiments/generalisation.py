@@ -68,6 +68,8 @@ def main(command: Generalisation) -> None:
     for run in opened:
         params_by_seed(run)  # so that one that is not trained is told before the others are measured
     rows = {run.folder.name: run for run in others}
+    if len(rows) < len(others):
+        raise ValueError("Two of the runs' folders have one name; rows are called after it, so rename one of them.")
     for run, steps in itertools.product(others, command.steps):
         if run.setup.config.method in STEPPING:
             rows[f"{run.folder.name}, {steps} at test time"] = with_steps(run, steps)

@@ -79,3 +79,15 @@ def test_a_run_takes_other_numbers_of_its_own_steps(method, tmp_path):
     own, unchanged, further = (r.setup.method.posterior(made[0], key, x)[0].mean for r in (run, same, more))
     np.testing.assert_array_equal(own, unchanged)
     assert np.abs(further - own).max() > 1e-4
+
+
+def test_more_steps_of_a_trained_run_are_evaluated_beside_it(tmp_path, capsys):
+    run = tmp_path / "newton"
+    assert cli.main(["train", "--method", "newton", *TINY[:-1], "1", "--out", str(run)]) == 0
+    evaluate = ["evaluate", str(run), "--num-samples", "2", "--max-examples", "4"]
+    assert cli.main([*evaluate, "--steps", "2"]) == 0
+    assert (run / "refined" / "steps-2" / "results.json").is_file()
+    assert not (run / "results.json").exists()
+    capsys.readouterr()
+    assert cli.main([*evaluate, "--steps", "-1"]) == 1
+    assert "steps of at least 0, got -1" in capsys.readouterr().err

@@ -32,8 +32,9 @@ def run(command: Any) -> None:
 
 
 def prepare_jax() -> None:
-    """Keep compiled programs between processes, and multiply float32 matrices as float32; the user's settings go first.
+    """Keep compiled programs between processes, and multiply float32 matrices as float32.
 
+    Not where the environment says otherwise: JAX_COMPILATION_CACHE_DIR, JAX_DEFAULT_MATMUL_PRECISION.
     JAX's default on a GPU or TPU is a product of fewer bits, which moves the bounds of single images by a tenth of a
     nat and more.
     """
