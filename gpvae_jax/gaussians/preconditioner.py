@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from gpvae_jax.gaussians.full import FullGaussian, from_covariance, from_precision, inverse_of_triangular
-from gpvae_jax.gaussians.low_rank import LowRankGaussian
+from gpvae_jax.gaussians.low_rank import LowRankGaussian, from_factors
 from gpvae_jax.posteriors import DiagonalGaussian
 from gpvae_jax.types import LatentModel
 
@@ -51,7 +51,7 @@ class Preconditioner(NamedTuple):
             q = DiagonalGaussian(mean, 0.5 * jnp.log(self.variance))
             return q if not full else FullGaussian(mean, jax.vmap(jnp.diag)(q.std))
         if self.precision is None and self.factor is not None and full:
-            return LowRankGaussian(mean, self.variance, self.factor)
+            return from_factors(mean, self.variance, self.factor)
         precision = self._precision()
         if full:
             return from_precision(mean, precision)
