@@ -115,3 +115,13 @@ def test_gradients_are_right_in_float64():
 
         for own, other in zip(jax.grad(value)(arrays), jax.grad(of_dense)(arrays), strict=True):
             np.testing.assert_allclose(own, other, rtol=1e-8, atol=1e-10)
+
+
+def test_draws_and_densities_factorise_nothing():
+    """What is done when it is made is not done again for every chunk of samples."""
+    q = from_factors(*(jnp.asarray(a, jnp.float32) for a in parts(2)))
+    made = str(jax.make_jaxpr(from_factors)(q.mean, q.diagonal, q.factor))
+    used = str(jax.make_jaxpr(lambda q: (q.log_prob(q.sample_and_log_prob(KEY, 3)[0]), q.kl_to_standard_normal()))(q))
+    for name in ("cholesky", "triangular_solve"):
+        assert name in made
+        assert name not in used
