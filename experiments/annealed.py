@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import tyro
 
+from experiments.elbos import open_paired
 from experiments.table1.tables import nats
 from gpvae_jax import runs
 from gpvae_jax.cli import EXPECTED
@@ -54,14 +55,10 @@ def main(command: Annealed) -> None:
     prepare_jax()
     if not command.runs:
         raise ValueError("Give the folders of evaluated runs, the first being what the others are held against.")
-    opened = [runs.open_run(folder) for folder in command.runs]
+    opened = open_paired(command.runs)
     for run in opened:
-        if run.setup.dataset.checksum != opened[0].setup.dataset.checksum:
-            raise ValueError(f"{run.folder} was trained on other images than {opened[0].folder}; they do not pair.")
         if not (run.folder / "test.npz").is_file():
             raise ValueError(f"{run.folder} has not been evaluated; run gpvae evaluate {run.folder} first.")
-    if len({run.folder.name for run in opened}) < len(opened):
-        raise ValueError("Two of the runs' folders have one name; rows are called after it, so rename one of them.")
     samples = {run.folder: max(_samples(run)) for run in opened}
     if len(set(samples.values())) > 1:
         told = ", ".join(f"{folder} {most}" for folder, most in samples.items())

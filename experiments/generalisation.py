@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import tyro
 
-from experiments.elbos import DRAWS, elbos
+from experiments.elbos import DRAWS, elbos, open_paired
 from experiments.table1.claims import share_of
 from experiments.table1.tables import nats
 from gpvae_jax import runs
@@ -59,17 +59,12 @@ def main(command: Generalisation) -> None:
     prepare_jax()
     if len(command.runs) < 2:
         raise ValueError(f"Give the VAE's run and others to hold against it; got {len(command.runs)}.")
-    base, *others = opened = [runs.open_run(folder) for folder in command.runs]
+    base, *others = opened = open_paired(command.runs)
     if base.setup.config.method != "vae":
         raise ValueError(f"The first run is to be a VAE's, but {base.folder} is of {base.setup.config.method}.")
-    for run in others:
-        if run.setup.dataset.checksum != base.setup.dataset.checksum:
-            raise ValueError(f"{run.folder} was trained on other images than {base.folder}, so they do not pair.")
     for run in opened:
         params_by_seed(run)  # so that one that is not trained is told before the others are measured
     rows = {run.folder.name: run for run in others}
-    if len(rows) < len(others):
-        raise ValueError("Two of the runs' folders have one name; rows are called after it, so rename one of them.")
     for run, steps in itertools.product(others, command.steps):
         if run.setup.config.method in STEPPING:
             rows[f"{run.folder.name}, {steps} at test time"] = with_steps(run, steps)

@@ -61,10 +61,8 @@ def main(command: Latency) -> None:
 def _measure(job: Job, folders: list[Path], seconds: float) -> None:
     """The tables whose programs differ in nothing but the methods' settings, each program once."""
     tables = {folder: read(folder) for folder in folders}
-    calls = {}
-    for rows in tables.values():
-        for found in rows.values():
-            calls.setdefault(_program(found), _call(job, found, _dataset(job, found["cell"]["data"])))
+    programs = {_program(found): found for rows in tables.values() for found in rows.values()}
+    calls = {name: _call(job, found, _dataset(job, found["cell"]["data"])) for name, found in programs.items()}
     times = {program: value._asdict() for program, value in measure(calls, seconds=seconds).items()}
     for folder, rows in tables.items():
         found = {title: times[_program(row)] for title, row in rows.items()}

@@ -19,11 +19,9 @@ from gpvae_jax.evaluate.families import best_own
 from gpvae_jax.evaluate.gaps import optimal_elbos
 from gpvae_jax.evaluate.kept import BATCH, Arrays, Work, kept
 from gpvae_jax.evaluate.run import params_by_seed, split_examples
-from gpvae_jax.gaussians.full import FullGaussian
-from gpvae_jax.gaussians.low_rank import LowRankGaussian
+from gpvae_jax.gaussians.family import AnyGaussian
 from gpvae_jax.methods.svi import FAMILIES
 from gpvae_jax.naming import unknown
-from gpvae_jax.posteriors import DiagonalGaussian
 
 KEPT = ("log_evidence", "standard_error", "ess", "acceptance")  # of `Annealed`
 
@@ -128,7 +126,7 @@ def families_of(run: runs.Run) -> tuple[str, ...]:
     x = jnp.zeros((1, *run.setup.model.data_shape))
     params, key = params_by_seed(run)[0], jax.random.key(0)
     q = jax.eval_shape(lambda p: run.setup.method.posterior(p, key, x)[0], params)
-    return FAMILIES if isinstance(q, DiagonalGaussian | LowRankGaussian | FullGaussian) else (*FAMILIES, "own")
+    return FAMILIES if isinstance(q, AnyGaussian) else (*FAMILIES, "own")
 
 
 def _gaussian_search(run: runs.Run, examples: np.ndarray, seed: int, work: Work, *, family: str) -> Iterator[Arrays]:

@@ -16,9 +16,10 @@ from gpvae_jax.gaussians.low_rank import LowRankGaussian
 from gpvae_jax.posteriors import DiagonalGaussian
 
 Gaussian = DiagonalGaussian | FullGaussian
+AnyGaussian = Gaussian | LowRankGaussian  # the last is no space to move in: its factors are not unique
 
 
-def place(q: Gaussian | LowRankGaussian, noise: Float[Array, "S B E"]) -> Float[Array, "S B Z"]:
+def place(q: AnyGaussian, noise: Float[Array, "S B E"]) -> Float[Array, "S B Z"]:
     """The draw of q that standard noise stands for: mean + σ e, or mean + L e; of a low-rank one, e has Z + R parts."""
     if isinstance(q, LowRankGaussian):
         return q.place(noise)

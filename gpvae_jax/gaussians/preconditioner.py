@@ -9,8 +9,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from gpvae_jax.gaussians.full import FullGaussian, from_covariance, from_precision, inverse_of_triangular
-from gpvae_jax.gaussians.low_rank import LowRankGaussian, from_factors
+from gpvae_jax.gaussians.family import AnyGaussian
+from gpvae_jax.gaussians.full import (
+    FullGaussian,
+    from_covariance,
+    from_diagonal,
+    from_precision,
+    inverse_of_triangular,
+)
+from gpvae_jax.gaussians.low_rank import from_factors
 from gpvae_jax.posteriors import DiagonalGaussian
 from gpvae_jax.types import LatentModel
 
@@ -45,12 +52,12 @@ class Preconditioner(NamedTuple):
         scaled = precision * scale[:, :, None] * scale[:, None, :] + jax.vmap(jnp.diag)(inner)
         return scale * _apply(from_precision(slope, scaled), scale * slope)
 
-    def gaussian(self, mean: Float[Array, "B Z"], *, full: bool) -> DiagonalGaussian | FullGaussian | LowRankGaussian:
+    def gaussian(self, mean: Float[Array, "B Z"], *, full: bool) -> AnyGaussian:
         """N(mean, C), or the diagonal Gaussian with the least KL to it, of precisions diag C⁻¹ (eq. 3.6, derived)."""
         if self.precision is None and self.factor is None:
             q = DiagonalGaussian(mean, 0.5 * jnp.log(self.variance))
-            return q if not full else FullGaussian(mean, jax.vmap(jnp.diag)(q.std))
-        if self.precision is None and self.factor is not None and full:
+            return from_diagonal(q) if full else q
+        if full and self.factor is not None:
             return from_factors(mean, self.variance, self.factor)
         precision = self._precision()
         if full:

@@ -12,8 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from gpvae_jax.gaussians.family import paired_noise, place
-from gpvae_jax.gaussians.full import FullGaussian
+from gpvae_jax.gaussians.family import AnyGaussian, paired_noise, place
 from gpvae_jax.gaussians.gauss_newton import gauss_newton
 from gpvae_jax.gaussians.line_search import best_factor
 from gpvae_jax.gaussians.low_rank import LowRankGaussian
@@ -29,7 +28,6 @@ from gpvae_jax.types import InferenceMethod, Info, LatentModel, Network, Params
 
 CURVATURES = ("learned", "lowrank", "encoder", "gauss_newton", "hessian")
 COVARIANCES = ("base", "diagonal", "full")
-Posterior = DiagonalGaussian | LowRankGaussian | FullGaussian
 
 
 def newton(
@@ -131,7 +129,7 @@ def newton(
         factor = jnp.swapaxes(out[:, 1:], 1, 2) * q.std[:, :, None] if columns else None
         return slope, Preconditioner(variance, factor)
 
-    def posterior(params: Params, key: PRNGKeyArray, x: Float[Array, "B *D"]) -> tuple[Posterior, Info]:
+    def posterior(params: Params, key: PRNGKeyArray, x: Float[Array, "B *D"]) -> tuple[AnyGaussian, Info]:
         key_base, key_draws = jax.random.split(key)
         q, base_info, psi = amortized(params, key_base, x)
         keys = jax.random.split(key_draws, steps + 1)
@@ -149,16 +147,16 @@ def newton(
             like = jnp.zeros((len(x), size), q.mean.dtype)
             return paired_noise(key, inner_samples, like) if inner_samples else None
 
-        def placed(current: Posterior, noise: Float[Array, "S B E"]) -> Float[Array, "S B Z"]:
+        def placed(current: AnyGaussian, noise: Float[Array, "S B E"]) -> Float[Array, "S B Z"]:
             return place(current, noise if isinstance(current, LowRankGaussian) else noise[..., :latents])
 
-        def local(current: Posterior, noise: Array | None) -> tuple[Array, Preconditioner]:
+        def local(current: AnyGaussian, noise: Array | None) -> tuple[Array, Preconditioner]:
             if noise is None:
                 return metric(params, q, psi, current.mean, x)
             each = jax.vmap(lambda z: metric(params, q, psi, z, x))(placed(current, noise))
             return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), each)
 
-        def step(current: Posterior, key: PRNGKeyArray) -> tuple[Posterior, Array]:
+        def step(current: AnyGaussian, key: PRNGKeyArray) -> tuple[AnyGaussian, Array]:
             noise = draws(key)
             slope, here = local(current, noise)
             if prior is not None:
@@ -177,7 +175,7 @@ def newton(
             return current._replace(mean=current.mean + move), factor
 
         step = jax.checkpoint(step) if remat else step
-        current: Posterior = q
+        current: AnyGaussian = q
         factors = []
         for k in range(steps):
             current, factor = step(current, keys[k])

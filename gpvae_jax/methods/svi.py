@@ -11,9 +11,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from gpvae_jax.gaussians.family import Gaussian
+from gpvae_jax.gaussians.family import AnyGaussian, Gaussian
 from gpvae_jax.gaussians.full import FullGaussian, from_covariance, from_diagonal
-from gpvae_jax.gaussians.low_rank import LowRankGaussian
 from gpvae_jax.gaussians.per_example import Optimum, optimize
 from gpvae_jax.methods.vae import vae
 from gpvae_jax.naming import unknown
@@ -70,7 +69,7 @@ def svi(
     return InferenceMethod(base.init, posterior, base.loss)
 
 
-def _of_family(q: DiagonalGaussian | LowRankGaussian | FullGaussian, family: str) -> Gaussian:
+def _of_family(q: AnyGaussian, family: str) -> Gaussian:
     """The Gaussian of a family with the mean of q, and its variances or covariance."""
     if isinstance(q, DiagonalGaussian):
         return q if family == "diagonal" else from_diagonal(q)
