@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from gpvae_jax import networks, train
 from gpvae_jax.capacity import inference_size, match_capacity
-from gpvae_jax.config import Config, ModelConfig
+from gpvae_jax.config import Config, ModelConfig, TrainConfig
 from gpvae_jax.data import Dataset
 from gpvae_jax.likelihoods import LIKELIHOODS, Likelihood
 from gpvae_jax.methods import METHODS
@@ -60,20 +60,31 @@ def build(config: Config, dataset: Dataset) -> Setup:
             num_samples=config.train.iwae_samples,
             doubly_reparameterized=config.train.doubly_reparameterized,
         )
-    steps_per_epoch = max(1, len(data.train) // config.train.batch_size)
-    trainer = train.trainer(
+    trainer = build_trainer(config.train, model, method, observation, data)
+    return Setup(config, dataset, observation, likelihood, model, method, trainer, data)
+
+
+def build_trainer(
+    settings: TrainConfig,
+    model: LatentModel,
+    method: InferenceMethod,
+    observation: Observation,
+    data: train.TrainingData,
+) -> train.Trainer:
+    """What trains a method as a configuration says, on so much data."""
+    steps_per_epoch = max(1, len(data.train) // settings.batch_size)
+    return train.trainer(
         method,
         model,
-        build_optimizer(config.train, steps_per_epoch),
+        build_optimizer(settings, steps_per_epoch),
         observation,
-        batch_size=config.train.batch_size,
-        beta=beta_schedule(config.train, steps_per_epoch),
-        ema_decay=config.train.ema_decay,
-        patience=config.train.patience,
-        validation_samples=config.train.validation_samples,
-        from_model=config.train.examples == "model",
+        batch_size=settings.batch_size,
+        beta=beta_schedule(settings, steps_per_epoch),
+        ema_decay=settings.ema_decay,
+        patience=settings.patience,
+        validation_samples=settings.validation_samples,
+        from_model=settings.examples == "model",
     )
-    return Setup(config, dataset, observation, likelihood, model, method, trainer, data)
 
 
 def resolve(config: Config, dataset: Dataset) -> Config:

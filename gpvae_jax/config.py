@@ -71,6 +71,8 @@ class TrainConfig:
     """Epochs over which the learning rate rises from zero."""
     clip_norm: float | None = None
     """Largest global norm of a gradient."""
+    weight_decay: float = 1e-4
+    """Of adamw: every step shrinks the parameters by this times the learning rate."""
     ema_decay: float | None = None
     """Decay of a moving average of the parameters, which then is validated and kept."""
     beta: float = 1.0

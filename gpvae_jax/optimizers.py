@@ -33,7 +33,8 @@ def build_optimizer(config: TrainConfig, steps_per_epoch: int) -> optax.Gradient
     if warmup:
         rise = optax.linear_schedule(0.0, config.learning_rate, warmup)
         rate = optax.join_schedules([rise, rate], [warmup])
-    optimizer = OPTIMIZERS[config.optimizer](rate)
+    settings = {"weight_decay": config.weight_decay} if config.optimizer == "adamw" else {}
+    optimizer = OPTIMIZERS[config.optimizer](rate, **settings)
     if config.clip_norm is None:
         return optimizer
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
@@ -60,7 +61,7 @@ def check_train(config: TrainConfig) -> None:
         raise ValueError(unknown("choice of examples", config.examples, EXAMPLES))
     if config.examples == "model" and config.start_from is None:
         raise ValueError("Examples drawn from the model need a trained one; give its run with --start-from.")
-    for name in ("warmup_epochs", "beta_warmup_epochs", "beta"):
+    for name in ("warmup_epochs", "beta_warmup_epochs", "beta", "weight_decay"):
         if getattr(config, name) < 0:
             raise ValueError(f"{name} must not be negative, got {getattr(config, name)}.")
     for name in ("patience", "num_seeds"):

@@ -1,7 +1,7 @@
 """Refinement at test time: another method's steps from a finished run's posterior, or more of the run's own."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gpvae_jax.build import build_encoder, build_model_and_method
@@ -71,13 +71,23 @@ def with_steps(run: Run, steps: int) -> Run:
     What was trained through one step may well take more where the answer counts. Raises ValueError where the method
     takes no steps, and on a number below 0.
     """
-    settings = run.setup.config
-    if settings.method not in STEPPING:
+    method = run.setup.config.method
+    if method not in STEPPING:
         raise ValueError(
-            f"{run.folder} is a run of {settings.method}, which takes no steps of its own ({', '.join(STEPPING)} do); "
+            f"{run.folder} is a run of {method}, which takes no steps of its own ({', '.join(STEPPING)} do); "
             "name a refinement with --refine."
         )
-    own = (item for item in settings.settings if not item.startswith("steps="))
-    wanted = dataclasses.replace(settings, settings=(*own, f"steps={steps}"))
+    changed = with_settings(run, {"steps": steps})
+    return changed._replace(folder=run.folder / "refined" / f"steps-{steps}", trained=run.folder)
+
+
+def with_settings(run: Run, changes: Mapping[str, Any]) -> Run:
+    """The run, in its own folder, with other settings of its method over the same parameters.
+
+    Raises ValueError on an unknown setting or one out of range.
+    """
+    config = run.setup.config
+    own = (item for item in config.settings if item.partition("=")[0] not in changes)
+    wanted = dataclasses.replace(config, settings=(*own, *(f"{name}={value}" for name, value in changes.items())))
     _, method = build_model_and_method(wanted, run.setup.likelihood, run.setup.data)
-    return Run(run.folder / "refined" / f"steps-{steps}", run.setup._replace(config=wanted, method=method), run.folder)
+    return run._replace(setup=run.setup._replace(config=wanted, method=method))

@@ -91,6 +91,7 @@ def test_settings_that_fit_nothing_are_one_sentence(changes: dict, sentence: str
     [
         ("epochs", 0), ("batch_size", 0), ("learning_rate", 0.0), ("validation_samples", 0), ("warmup_epochs", -1.0),
         ("beta", -0.5), ("patience", 0), ("num_seeds", 0), ("clip_norm", 0.0), ("ema_decay", 1.0),
+        ("weight_decay", -0.1),
     ],
 )  # fmt: skip
 def test_numbers_out_of_range_are_named(name: str, value: float) -> None:
@@ -130,6 +131,15 @@ def test_schedule_warms_up_and_falls_to_zero() -> None:
     assert rates[10] == pytest.approx(2.0)
     assert rates[30] == pytest.approx(1.0)  # half way down the cosine
     assert rates[-1] < 0.01
+
+
+@pytest.mark.parametrize(("name", "shrunk"), [("adamw", 0.5 * 0.1), ("adam", 0.0)])
+def test_weight_decay_is_adamws_alone(name: str, shrunk: float) -> None:
+    optimizer = build_optimizer(TrainConfig(optimizer=name, learning_rate=0.5, weight_decay=0.1), steps_per_epoch=1)
+    weights = jnp.array([2.0, -4.0])
+    with jax.numpy_dtype_promotion("standard"):
+        update, _ = optimizer.update(jnp.zeros(2), optimizer.init(weights), weights)
+    np.testing.assert_allclose(update, -shrunk * weights, rtol=1e-6)
 
 
 def test_method_is_told_the_number_of_training_examples(monkeypatch: pytest.MonkeyPatch) -> None:
