@@ -1,6 +1,6 @@
 """One learned step closes less of the gap on images unlike its training images: would a regularised encoder close more?
 
-    python -m experiments.regularisation runs/table1/cpu/omniglot-gaussian-20/{vae,newton-1}
+    python -m experiments.regularisation runs/compared/vae runs/compared/newton
 
 The first run is the VAE, the second one of `newton` that started from another run. On the first images of each split,
 gains over the VAE and their shares of its amortization gap, as in `experiments.generalisation`, of

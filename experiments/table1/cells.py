@@ -38,6 +38,7 @@ ROWS = (
     Row("newton 1", "newton", "newton:steps=1", 2, 2.6),
     Row("newton 2", "newton", "newton:steps=2", 3, 4.2),
     Row("newton 1 of 2 draws", "newton", "newton:steps=1:inner_samples=2", 3, 4.2),
+    Row("iterative 1", "iterative", "iterative:steps=1", 3, 2.8),
     Row("newton 1 on gpvae", "newton on gpvae", "newton:steps=1:base=gpvae", 2, 3.2),
     Row("savi 2 on gpvae", "savi", "savi:steps=2:base=gpvae", 2, 4.8),
     Row("recmix 3 of gpvae", "recmix", "recmix:num_components=3:base=gpvae", 2, 5.0),
@@ -70,6 +71,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "savi": ("", "step_size=1"),
     "householder": ("", "steps=8"),
     "newton": ("", "curvature=learned:covariance=base"),
+    "iterative": ("", "step_size=1"),
     "newton on gpvae": ("", "use_gp_prior=false"),
 }
 

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from gpvae_jax.gaussians.cholesky import product
 from gpvae_jax.gaussians.full import damped_cholesky
 from gpvae_jax.posteriors import standard_normal_log_prob
 
@@ -86,10 +86,10 @@ def from_factors(
     """
     whitened, identity = _whitened(diagonal, factor), jnp.eye(factor.shape[-1], dtype=mean.dtype)
     rows = jnp.concatenate([whitened, jnp.broadcast_to(identity, (len(mean), *identity.shape))], axis=-1)
-    first = damped_cholesky(_products(rows))
-    rows = solve_triangular(first, rows, lower=True)
-    second = damped_cholesky(_products(rows))
-    root = solve_triangular(second, rows[..., mean.shape[-1] :], lower=True)
+    first, inverse = damped_cholesky(_products(rows))
+    rows = product(inverse, rows)
+    second, inverse = damped_cholesky(_products(rows))
+    root = product(inverse, rows[..., mean.shape[-1] :])
     of_inner = jnp.diagonal(first, axis1=-2, axis2=-1) * jnp.diagonal(second, axis1=-2, axis2=-1)
     log_det = 0.5 * jnp.sum(jnp.log(diagonal), axis=-1) + jnp.sum(jnp.log(of_inner), axis=-1)
     return LowRankGaussian(mean, diagonal, factor, root, log_det)

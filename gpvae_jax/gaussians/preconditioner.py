@@ -10,13 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from gpvae_jax.gaussians.family import AnyGaussian
-from gpvae_jax.gaussians.full import (
-    FullGaussian,
-    from_covariance,
-    from_diagonal,
-    from_precision,
-    inverse_of_triangular,
-)
+from gpvae_jax.gaussians.full import FullGaussian, damped_cholesky, from_diagonal, from_precision
 from gpvae_jax.gaussians.low_rank import from_factors
 from gpvae_jax.posteriors import DiagonalGaussian
 from gpvae_jax.types import LatentModel
@@ -74,7 +68,7 @@ class Preconditioner(NamedTuple):
             return self.precision
         if self.factor is None:
             return jax.vmap(jnp.diag)(1 / self.variance)
-        root = inverse_of_triangular(from_covariance(self.variance, self._covariance()).cholesky, lower=True)
+        _, root = damped_cholesky(self._covariance())
         return jnp.einsum("bki,bkj->bij", root, root)
 
 

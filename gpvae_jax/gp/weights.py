@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from gpvae_jax.gaussians.cholesky import cholesky_and_inverse
 from gpvae_jax.naming import unknown
 from gpvae_jax.posteriors import LOG_STD_BOUND
 
@@ -73,7 +74,7 @@ def low_rank(rank: int = 8) -> WeightPosterior:
         # log det(D + L Lᵀ) = log det D + log det(I + Lᵀ D⁻¹ L)
         scaled = params["factor"] * jnp.exp(-params["log_std"])[..., None]
         inner = jnp.eye(scaled.shape[-1], dtype=scaled.dtype)[None] + jnp.einsum("zfr,zfs->zrs", scaled, scaled)
-        diagonals = jnp.diagonal(jnp.linalg.cholesky(inner), axis1=-2, axis2=-1)
+        diagonals = jnp.diagonal(cholesky_and_inverse(inner)[0], axis1=-2, axis2=-1)
         log_det = 2 * jnp.sum(params["log_std"]) + 2 * jnp.sum(jnp.log(diagonals))
         trace = jnp.sum(jnp.exp(2 * params["log_std"])) + jnp.sum(jnp.square(params["factor"]))
         return _kl(params["mean"], trace, log_det, prior_scale)

@@ -1,0 +1,95 @@
+"""Cholesky factors of many small matrices, and inverses of triangular ones.
+
+LAPACK, on a CPU, takes the matrices one by one. jaxlib 0.10.0 to 0.11.0 hands a batch that costs 2e5 operations or more
+to the threads that the program itself runs on, and the call waits for them, so that as many such calls at once as there
+are threads wait for ever. Here a batch goes in pieces below that, whatever it was mapped over, and derivatives are
+products alone. (`eigh` and `qr` are called so as well, but nowhere in the library two of them at once.)
+"""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.linalg import solve_triangular
+from jaxtyping import Array, Float
+
+WORK = 200_000  # operations of a call that are not yet worth a second thread
+Matrices = Float[Array, "B Z Z"]
+Out = TypeVar("Out")
+
+
+@jax.custom_jvp
+def cholesky_and_inverse(matrix: Matrices) -> tuple[Matrices, Matrices]:
+    """L and L⁻¹, matrix = L Lᵀ, of symmetric positive definite matrices; NaN for one that is not.
+
+    dL = L Φ(L⁻¹ dA L⁻ᵀ) with Φ the lower triangle, its diagonal halved, and dL⁻¹ = −Φ(·) L⁻¹ (derived).
+    """
+    return _cholesky_and_inverse(matrix)
+
+
+@cholesky_and_inverse.defjvp
+def _(
+    primals: tuple[Matrices], tangents: tuple[Matrices]
+) -> tuple[tuple[Matrices, Matrices], tuple[Matrices, Matrices]]:
+    ((matrix,), (tangent,)) = primals, tangents
+    lower, inverse = cholesky_and_inverse(matrix)
+    symmetric = 0.5 * (tangent + jnp.swapaxes(tangent, -1, -2))
+    inner = product(product(inverse, symmetric), jnp.swapaxes(inverse, -1, -2))
+    half = jnp.tril(inner) - 0.5 * jnp.eye(matrix.shape[-1], dtype=matrix.dtype)[None] * inner
+    return (lower, inverse), (product(lower, half), -product(half, inverse))
+
+
+@jax.custom_jvp
+def inverse_of_lower(lower: Matrices) -> Matrices:
+    """The inverses of lower triangular matrices."""
+    return _inverse_of_lower(lower)
+
+
+@inverse_of_lower.defjvp
+def _(primals: tuple[Matrices], tangents: tuple[Matrices]) -> tuple[Matrices, Matrices]:
+    ((lower,), (tangent,)) = primals, tangents
+    inverse = inverse_of_lower(lower)
+    return inverse, -product(product(inverse, jnp.tril(tangent)), inverse)
+
+
+def product(left: Float[Array, "B P Q"], right: Float[Array, "B Q R"]) -> Float[Array, "B P R"]:
+    """The matrices' products, in their own precision on every device."""
+    return jnp.matmul(left, right, precision="highest")
+
+
+def _in_pieces(function: Callable[[Matrices], Out]) -> Callable[[Matrices], Out]:
+    """The function of a batch, on a CPU so many matrices at a time that LAPACK stays on the thread that calls it."""
+
+    def by_pieces(matrices: Matrices) -> Out:
+        count = max(1, WORK // matrices.shape[-1] ** 3)
+        if len(matrices) <= count:
+            return function(matrices)
+        return jax.lax.map(_of_one, matrices, batch_size=count)
+
+    def _of_one(matrix: Float[Array, "Z Z"]) -> Out:
+        return jax.tree.map(lambda out: out[0], function(matrix[None]))
+
+    @jax.custom_batching.custom_vmap
+    def of_all(matrices: Matrices) -> Out:
+        return jax.lax.platform_dependent(matrices, cpu=by_pieces, default=function)
+
+    @of_all.def_vmap
+    def _(size: int, mapped: list[bool], matrices: Float[Array, "V B Z Z"]) -> tuple[Out, bool]:
+        out = of_all(matrices.reshape(-1, *matrices.shape[-2:]))
+        return jax.tree.map(lambda leaf: leaf.reshape(matrices.shape), out), jax.tree.map(lambda leaf: True, out)
+
+    return of_all
+
+
+@_in_pieces
+def _inverse_of_lower(lower: Matrices) -> Matrices:
+    identity = jnp.eye(lower.shape[-1], dtype=lower.dtype)
+    return solve_triangular(lower, jnp.broadcast_to(identity, lower.shape), lower=True)
+
+
+@_in_pieces
+def _cholesky_and_inverse(matrix: Matrices) -> tuple[Matrices, Matrices]:
+    lower = jnp.linalg.cholesky(matrix)
+    identity = jnp.eye(matrix.shape[-1], dtype=matrix.dtype)
+    return lower, solve_triangular(lower, jnp.broadcast_to(identity, matrix.shape), lower=True)
