@@ -23,11 +23,12 @@ from gpvae_jax.mixtures.components import beyond_base
 from gpvae_jax.naming import unknown
 from gpvae_jax.networks import linear
 from gpvae_jax.objectives import analytic_objective
-from gpvae_jax.posteriors import DiagonalGaussian, bounded_log
+from gpvae_jax.posteriors import LOG_STD_BOUND, DiagonalGaussian
 from gpvae_jax.types import InferenceMethod, Info, LatentModel, Network, Params
 
 CURVATURES = ("learned", "lowrank", "encoder", "gauss_newton", "hessian")
 COVARIANCES = ("base", "diagonal", "full")
+LARGEST_LOG_RATIO = 2 * LOG_STD_BOUND  # a log-variance's bound; trained ones are nowhere near it
 
 
 def newton(
@@ -125,7 +126,8 @@ def newton(
         # ψ comes scaled by 1/√F; the head is an ordinary affine layer on the features themselves
         out = head.apply(params.inference["metric"], psi * math.sqrt(encoding.width))
         out = out.reshape(-1, 1 + columns, latents)
-        variance = q.variance * jnp.exp(bounded_log(out[:, 0]))
+        ratio = jnp.exp(jnp.clip(out[:, 0], -LARGEST_LOG_RATIO, LARGEST_LOG_RATIO))  # of s², finite at any input
+        variance = q.variance * ratio
         factor = jnp.swapaxes(out[:, 1:], 1, 2) * q.std[:, :, None] if columns else None
         return slope, Preconditioner(variance, factor)
 
