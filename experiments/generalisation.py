@@ -69,13 +69,17 @@ def main(command: Generalisation) -> None:
         if run.setup.config.method in STEPPING:
             rows[f"{run.folder.name}, {steps} at test time"] = with_steps(run, steps)
     found = {split: measure(base, rows, split, command.images) for split in ("train", "validation", "test")}
-    name = command.name or base.folder.resolve().parent.name
+    keep(found, command.results / f"generalisation_{command.name or base.folder.resolve().parent.name}", command.images)
+
+
+def keep(found: dict[str, Any], path: Path, images: int) -> None:
+    """Print the table, and write it and what it is made from beside each other."""
     text = table(found)
     console.print(text)
-    command.results.mkdir(parents=True, exist_ok=True)
-    write_text(command.results / f"generalisation_{name}.md", text + "\n")
-    kept = {"images": command.images, "draws": DRAWS, "splits": found, "environment": environment()}
-    write_json(command.results / f"generalisation_{name}.json", kept)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path.with_name(f"{path.name}.md"), text + "\n")
+    kept = {"images": images, "draws": DRAWS, "splits": found, "environment": environment()}
+    write_json(path.with_name(f"{path.name}.json"), kept)
 
 
 def measure(base: runs.Run, others: dict[str, runs.Run], split: str, images: int) -> dict[str, Any]:

@@ -30,15 +30,13 @@ import jax.numpy as jnp
 import tyro
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from experiments.elbos import DRAWS, open_paired
-from experiments.generalisation import measure, table
+from experiments.elbos import open_paired
+from experiments.generalisation import keep, measure
 from gpvae_jax.build import Setup, build_encoder, build_method, build_trainer
 from gpvae_jax.cli import EXPECTED
 from gpvae_jax.commands import prepare_jax
 from gpvae_jax.commands.training import train_with_bar
-from gpvae_jax.environment import environment
-from gpvae_jax.files import write_json, write_text
-from gpvae_jax.progress import console, say
+from gpvae_jax.progress import say
 from gpvae_jax.refine import with_settings
 from gpvae_jax.types import Metrics, Network, Params
 
@@ -75,13 +73,7 @@ def main(command: Regularisation) -> None:
             rows[title].folder.mkdir()
             train_with_bar(rows[title], resume=False)
         found = {split: measure(base, rows, split, command.images) for split in ("train", "validation", "test")}
-    name = command.name or base.folder.resolve().parent.name
-    text = table(found)
-    console.print(text)
-    command.results.mkdir(parents=True, exist_ok=True)
-    write_text(command.results / f"regularisation_{name}.md", text + "\n")
-    kept = {"images": command.images, "draws": DRAWS, "splits": found, "environment": environment()}
-    write_json(command.results / f"regularisation_{name}.json", kept)
+    keep(found, command.results / f"regularisation_{command.name or base.folder.resolve().parent.name}", command.images)
 
 
 def with_decay(setup: Setup) -> Setup:

@@ -84,12 +84,15 @@ def _in_pieces(function: Callable[[Matrices], Out]) -> Callable[[Matrices], Out]
 
 @_in_pieces
 def _inverse_of_lower(lower: Matrices) -> Matrices:
-    identity = jnp.eye(lower.shape[-1], dtype=lower.dtype)
-    return solve_triangular(lower, jnp.broadcast_to(identity, lower.shape), lower=True)
+    return _solved_for_identity(lower)
 
 
 @_in_pieces
 def _cholesky_and_inverse(matrix: Matrices) -> tuple[Matrices, Matrices]:
     lower = jnp.linalg.cholesky(matrix)
-    identity = jnp.eye(matrix.shape[-1], dtype=matrix.dtype)
-    return lower, solve_triangular(lower, jnp.broadcast_to(identity, matrix.shape), lower=True)
+    return lower, _solved_for_identity(lower)
+
+
+def _solved_for_identity(lower: Matrices) -> Matrices:
+    identity = jnp.eye(lower.shape[-1], dtype=lower.dtype)
+    return solve_triangular(lower, jnp.broadcast_to(identity, lower.shape), lower=True)
