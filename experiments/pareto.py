@@ -1,18 +1,18 @@
 """Likelihood against inference time: which method is worth its time, from a finished comparison.
 
-    gpvae compare --config experiments/pareto.json --out runs/pareto --num-samples 100 5000 --max-examples 1000
+    gpvae compare --config experiments/pareto.json --out runs/pareto --num-samples 100 5000 --max-examples 500
     python -m experiments.pareto runs/pareto
 
 Every row of the comparison, its inference time measured anew, interleaved, in units of the first row's (the VAE): the
 share of the first row's amortization gap that its ELBO wins back (against the row "svi", where there is one), ELBO and
 IWAE bound paired per test image, and the Pareto front of each bound: the rows that no other beats in both. Named
-besides: the best row within 1, 2, 3, 3.5, 5 and 10 times the first one's time. The comparison takes hours on a CPU,
-this a minute. Writes experiments/results/pareto.json, .md and .png.
+besides: the best row within 1, 2, 3, 3.5, 5 and 10 times the first one's time. The comparison takes five hours of one
+CPU core, this some minutes. Writes experiments/results/pareto.json, .md and .png.
 """
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tyro
@@ -20,11 +20,17 @@ from rich.table import Table
 
 from experiments.gains import finished, gains, written
 from experiments.table1.tables import BUDGETS, SLACK
-from gpvae_jax import compare, plots, runs
+from gpvae_jax import compare, runs
 from gpvae_jax.commands import prepare_jax, save_figure
 from gpvae_jax.environment import environment
+from gpvae_jax.evaluate.run import example_values
 from gpvae_jax.files import write_json, write_text
+from gpvae_jax.plots.style import FAINT, INK, WIDTH, in_style, marker, method_styles
+from gpvae_jax.plots.tradeoff import label_points
 from gpvae_jax.progress import console, say
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -43,21 +49,33 @@ def main(command: Pareto) -> None:
     """Measure, print and draw."""
     prepare_jax()
     compared = {t: runs.open_run(f) for t, f in finished(command.folder, command.config).items()}
-    made = compare.rows(compared)
-    rows = _rows({row.name: float(row.latency_ms or np.nan) for row in made}, gains(command.folder, command.config))
+    times = {name: found.median for name, found in compare.latencies(compared).items()}
+    rows = _rows(times, gains(command.folder, command.config), {t: _family(run) for t, run in compared.items()})
     fronts = {
         bound: front([row["time"] for row in rows], [row[bound]["mean"] for row in rows]) for bound in ("elbo", "iwae")
     }
-    best = {f"{budget}×": _best_within(rows, budget) for budget in BUDGETS}
+    best = {f"{budget:g}×": _best_within(rows, budget) for budget in BUDGETS}
     console.print(_table(rows, fronts))
     for budget, names in best.items():
-        say(f"within {budget:>3} the first row's time: " + ", ".join(f"{b.upper()} {n}" for b, n in names.items()))
-    save_figure(plots.likelihood_against_time(made), RESULTS / f"{command.name}.png")
-    found = {"rows": rows, "front": {b: [rows[i]["name"] for i in f] for b, f in fronts.items()}, "best_within": best}
-    write_text(RESULTS / f"{command.name}.md", markdown(rows, fronts))
+        say(f"within {budget:>4} the first row's time: " + ", ".join(f"{b.upper()} {n}" for b, n in names.items()))
+    save_figure(figure(rows, fronts), RESULTS / f"{command.name}.png")
+    write_text(RESULTS / f"{command.name}.md", markdown(rows, fronts) + "\n" + budgets(rows, best))
     first = next(iter(compared.values()))
-    found |= {"test_images": made[0].num_examples, "seeds": first.setup.config.train.num_seeds or 1}
-    write_json(RESULTS / f"{command.name}.json", found | {"environment": environment()})
+    found: dict[str, Any] = {
+        "rows": rows,
+        "front": {b: [rows[i]["name"] for i in f] for b, f in fronts.items()},
+        "best_within": best,
+    }
+    found |= {"test_images": len(next(iter(example_values(first.folder).values()))[0])}
+    found |= {"seeds": first.setup.config.train.num_seeds or 1, "environment": environment()}
+    write_json(RESULTS / f"{command.name}.json", found)
+
+
+def _family(run: runs.Run) -> str:
+    """The method, and whether it was only put upon a trained run."""
+    config = run.setup.config
+    untrained = config.train.epochs == 0 and config.method != "svi"  # which is never trained
+    return f"{config.method} at test time" if untrained else config.method
 
 
 def front(times: list[float], values: list[float]) -> list[int]:
@@ -70,13 +88,14 @@ def front(times: list[float], values: list[float]) -> list[int]:
     return kept
 
 
-def _rows(latency: dict[str, float], found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _rows(latency: dict[str, float], found: list[dict[str, Any]], families: dict[str, str]) -> list[dict[str, Any]]:
     """The gains with times, the IWAE bound of the most samples as "iwae", and the share of the gap."""
     first, iwae = found[0]["name"], max((n for n in found[0] if n.startswith("iwae_")), key=lambda n: int(n[5:]))
     gap = next((row["elbo"]["gain"] for row in found if row["name"] == "svi"), None)
     return [
         {
             "name": row["name"],
+            "family": families[row["name"]],
             "time": latency[row["name"]] / latency[first],
             "ms": latency[row["name"]],
             "elbo": row["elbo"],
@@ -99,6 +118,60 @@ def markdown(rows: list[dict[str, Any]], fronts: dict[str, list[int]]) -> str:
         elbo, iwae = (f"**{written(row[b])}**" if i in fronts[b] else written(row[b]) for b in ("elbo", "iwae"))
         lines.append(f"| {row['name']} | {row['time']:,.1f}× | {elbo} | {_share(row)} | {iwae} |")
     return "\n".join(lines) + "\n"
+
+
+def budgets(rows: list[dict[str, Any]], best: dict[str, dict[str, str]]) -> str:
+    """The best rows within each multiple of the first one's time, by ELBO and by IWAE bound, as a table."""
+    by_name = {row["name"]: row for row in rows}
+    lines = ["| within | by ELBO | time | gain | by IWAE | time | gain |", "|:---|:---|---:|---:|:---|---:|---:|"]
+    for budget, names in best.items():
+        cells = [
+            text
+            for bound, name in names.items()
+            for text in (name, f"{by_name[name]['time']:,.1f}×", written(by_name[name][bound]))
+        ]
+        lines.append("| " + " | ".join([budget, *cells]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def figure(rows: list[dict[str, Any]], fronts: dict[str, list[int]]) -> "Figure":
+    """Gain in each bound over the first row against time, one look per family, the front as a line and named."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter
+
+    styles = method_styles(row["family"] for row in rows)
+    drawn = Figure((1.3 * WIDTH, 8.6), layout="constrained", facecolor="white")
+    panels = drawn.subplots(2, 1, sharex=True)
+    for axes, (bound, kept) in zip(panels, fronts.items(), strict=True):
+        in_style(axes)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}×"))
+        gain = [row[bound]["gain"] for row in rows]
+        top = max(gain)
+        for row in rows:
+            error = row[bound]["se"] if np.isfinite(row[bound]["se"]) else 0.0
+            look = marker(styles[row["family"]]) | {"label": row["family"]}
+            axes.errorbar(row["time"], row[bound]["gain"], error, elinewidth=1.0, capsize=2, **look)
+        end = 4 * max(row["time"] for row in rows)
+        corners = [(rows[i]["time"], gain[i]) for i in kept] + [(end, gain[kept[-1]])]
+        axes.step(*zip(*corners, strict=True), where="post", color=FAINT, linewidth=1.2, zorder=1)
+        axes.axhline(0, color=FAINT, linewidth=0.7)
+        axes.set(xlim=(0.6, end), ylim=(-0.35 * top, 1.25 * top))
+        name = "ELBO" if bound == "elbo" else "IWAE bound"
+        axes.set_ylabel(f"{name} over {rows[0]['name']} (nats)")
+        if below := [f"{row['name']} ({row[bound]['gain']:.1f})" for row in rows if row[bound]["gain"] < -0.35 * top]:
+            text = "below: " + ", ".join(below)
+            axes.text(0.99, 0.02, text, transform=axes.transAxes, ha="right", size=8, color=INK)
+    panels[1].set_xlabel(f"time to infer q(z|x), in units of {rows[0]['name']}'s (logarithmic)")
+    handles = {label: h for h, label in zip(*panels[0].get_legend_handles_labels(), strict=True)}
+    drawn.legend(
+        handles.values(), handles, loc="outside lower center", ncols=5, frameon=False, fontsize=8, labelcolor=INK
+    )
+    for axes, (bound, kept) in zip(panels, fronts.items(), strict=True):
+        low = axes.get_ylim()[0]
+        points = {r["name"]: (r["time"], r[bound]["gain"], r[bound]["se"]) for r in rows if r[bound]["gain"] > low}
+        label_points(drawn, axes, points, [rows[i]["name"] for i in kept])
+    return drawn
 
 
 def _share(row: dict[str, Any]) -> str:

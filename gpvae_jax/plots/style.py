@@ -38,7 +38,11 @@ def new_axes(height: float, width: float = WIDTH) -> tuple["Figure", "Axes"]:
     from matplotlib.figure import Figure
 
     figure = Figure((width, height), layout="constrained", facecolor="white")
-    axes = figure.add_subplot()
+    return figure, in_style(figure.add_subplot())
+
+
+def in_style(axes: "Axes") -> "Axes":
+    """The same axes in the common style."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(FAINT)
     axes.grid(color="#e3e3e3", linewidth=0.7)
@@ -46,7 +50,7 @@ def new_axes(height: float, width: float = WIDTH) -> tuple["Figure", "Axes"]:
     axes.tick_params(color=FAINT, labelcolor=INK, labelsize=9)
     axes.xaxis.label.set(color=INK, size=10)
     axes.yaxis.label.set(color=INK, size=10)
-    return figure, axes
+    return axes
 
 
 def plain(text: str) -> str:

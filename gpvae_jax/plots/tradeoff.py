@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gpvae_jax.plots.style import FAINT, INK, Style, checked_styles, marker, new_axes, plain
@@ -48,7 +48,7 @@ def likelihood_against_time(rows: Sequence[CompareRow], styles: Mapping[str, Sty
         axes.set(xticks=[], yticks=[])
     if missing:
         figure.supxlabel("not drawn: " + plain(", ".join(missing)), size=8, color="#B00020", wrap=True)
-    _label_points(figure, axes, points)
+    label_points(figure, axes, points, points)
     return figure
 
 
@@ -72,12 +72,18 @@ def _name_of(value: float) -> str:
     return "NaN" if math.isnan(value) else ("infinite" if value > 0 else "minus infinite")
 
 
-def _label_points(figure: "Figure", axes: "Axes", points: Mapping[str, tuple[float, float, float]]) -> None:
-    """Write each name where it overlaps no other name, point or error bar: the nearest free place."""
+def label_points(
+    figure: "Figure", axes: "Axes", points: Mapping[str, tuple[float, float, float]], names: Iterable[str]
+) -> None:
+    """Write these points' names where they overlap no other name, point or error bar: the nearest free place.
+
+    points: name -> (x, y, error of y).
+    """
     figure.draw_without_rendering()  # settles the layout, without which nothing has a place
     scale = figure.dpi / 72  # pixels per point
     inside, taken = axes.get_window_extent().extents, [_extent(axes, *point, 5 * scale) for point in points.values()]
-    for name, (time, bound, _) in points.items():
+    for name in names:
+        time, bound, _ = points[name]
         text = axes.annotate(
             plain(name), (time, bound), (0, 0), textcoords="offset points", ha="center", va="center", size=9,
             color=INK, arrowprops={"arrowstyle": "-", "color": FAINT, "linewidth": 0.7, "shrinkB": 4},
