@@ -105,11 +105,16 @@ class Importance(NamedTuple):
 
 
 class _Running(NamedTuple):
-    """What a stream of log-weights is reduced to: Σ log w, log Σ w, log Σ w², and the largest log w."""
+    """What a stream of log-weights is reduced to: Σ (log w − c), m = max log w, Σ w/eᵐ, Σ (w/eᵐ)², the largest log w.
+
+    Sums in the units of the largest weight and of a centre c: added up as logarithms of the size of log p(x), a chunk's
+    share would be lost to rounding once there are many.
+    """
 
     total: Float[Array, " B"]
-    log_sum: Float[Array, " B"]
-    log_sum_squares: Float[Array, " B"]
+    top: Float[Array, " B"]
+    sum: Float[Array, " B"]
+    sum_squares: Float[Array, " B"]
     largest: Float[Array, "B T1"]  # in falling order
 
 
@@ -119,15 +124,21 @@ def importance(
     """ELBO, IWAE-K, effective sample size and k̂ from K = `num_samples` log-weights, `chunk_size` at a time.
 
     `draw(start, n)` returns the log-weights [n, B] of samples start … start + n − 1, a function of these numbers
-    alone. Memory is that of one chunk whatever K. The chunks are joined by streaming logsumexp, so the result is
-    the one-shot result up to rounding, whatever the chunks' size.
+    alone. Memory is that of one chunk whatever K, and the result the one-shot result up to rounding, whatever the
+    chunks' size.
     """
 
+    def finite(values: Array) -> Array:
+        return jnp.where(jnp.isfinite(values), values, jnp.zeros_like(values))
+
     def add(running: _Running, log_w: Array) -> _Running:
+        top = jnp.maximum(running.top, jnp.max(log_w, axis=0))
+        kept, new = jnp.exp(running.top - finite(top)), jnp.exp(log_w - finite(top)[None])
         return _Running(
-            running.total + jnp.sum(log_w, axis=0),
-            jnp.logaddexp(running.log_sum, jax.nn.logsumexp(log_w, axis=0)),
-            jnp.logaddexp(running.log_sum_squares, jax.nn.logsumexp(2 * log_w, axis=0)),
+            running.total + jnp.sum(log_w - centre[None], axis=0),
+            top,
+            running.sum * kept + jnp.sum(new, axis=0),
+            running.sum_squares * jnp.square(kept) + jnp.sum(jnp.square(new), axis=0),
             running.largest,
         )
 
@@ -151,7 +162,8 @@ def importance(
     nothing = jnp.full(shape.shape[1:], -jnp.inf, shape.dtype)
     tail = tail_length(num_samples) + 1
     unfilled = jnp.full((*nothing.shape, tail), -jnp.inf, shape.dtype)
-    running = _Running(jnp.zeros_like(nothing), nothing, nothing, unfilled)
+    zero, centre = jnp.zeros_like(nothing), finite(draw(jnp.zeros((), jnp.int32), 1)[0])
+    running = _Running(zero, nothing, zero, zero, unfilled)
     if chunks:
         waiting = jnp.full((MERGE, chunk_size, *nothing.shape), -jnp.inf, shape.dtype)
         (running, waiting), _ = jax.lax.scan(body, (running, waiting), jnp.arange(chunks, dtype=jnp.int32))
@@ -159,10 +171,10 @@ def importance(
     if rest:
         log_w = draw(jnp.asarray(chunks * chunk_size, jnp.int32), rest)
         running = add(running, log_w)._replace(largest=merge(running.largest, log_w))
-    inverse_ess = jnp.exp(running.log_sum_squares - 2 * running.log_sum)
+    inverse_ess = running.sum_squares / jnp.square(running.sum)
     return Importance(
-        elbo=running.total / num_samples,
-        iwae=running.log_sum - math.log(num_samples),
+        elbo=centre + running.total / num_samples,
+        iwae=finite(running.top) + jnp.log(running.sum) - math.log(num_samples),
         standard_error=jnp.sqrt(jnp.maximum(inverse_ess - 1 / num_samples, 0)),
         ess=1 / inverse_ess,
         pareto_k=_pareto_k_of_tail(running.largest),

@@ -3,6 +3,7 @@
 Equations: docs/mathematics.md.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from gpvae_jax.bounds import elbo, iwae, log_weights
+from gpvae_jax.mixtures.posterior import GaussianMixture, stratified_mean
 from gpvae_jax.types import InferenceMethod, LatentModel, Metrics, Params, Posterior
 
 
@@ -80,9 +82,10 @@ def iwae_trained(
     2016).
 
     method: any whose posterior gives samples and log-densities; its own loss, with whatever terms it may have
-    beside the ELBO, is replaced. num_samples: K; K = 1 is the ELBO with a sampled KL. doubly_reparameterized: the
-    gradient of Tucker et al. (2019) for the posterior's parameters, whose signal does not vanish as K grows;
-    the posterior must then offer `log_prob`, and one decoder pass (of four) is added. β weighs log p(z) − log q.
+    beside the ELBO, is replaced. num_samples: K; K = 1 is the ELBO with a sampled KL. Of a mixture K draws of every
+    component, weighted by α_m (`stratified_bounds`). doubly_reparameterized: the gradient of Tucker et al. (2019)
+    for the posterior's parameters, whose signal does not vanish as K grows; the posterior must then offer `log_prob`
+    and be no mixture, and one decoder pass (of four) is added. β weighs log p(z) − log q.
     """
     if num_samples < 1:
         raise ValueError(f"iwae_trained needs num_samples of at least 1, got {num_samples}.")
@@ -92,12 +95,39 @@ def iwae_trained(
     ) -> tuple[Float[Array, ""], Metrics]:
         key_posterior, key_z = jax.random.split(key)
         q, _ = method.posterior(params, key_posterior, x)
+        if isinstance(q, GaussianMixture) and not doubly_reparameterized:
+            bounds = stratified_bounds(model, params.model, q, key_z, x, num_samples, beta)
+            bound, of_logs = jax.tree.map(jnp.mean, bounds)
+            return -bound, {"elbo": of_logs, "iwae": bound}
         draw = doubly_reparameterized_log_weights if doubly_reparameterized else log_weights
         log_w = draw(model, params.model, q, key_z, x, num_samples, beta=beta)
         bound = jnp.mean(iwae(log_w))
         return -bound, {"elbo": jnp.mean(elbo(log_w)), "iwae": bound}
 
     return method._replace(loss=loss)
+
+
+def stratified_bounds(
+    model: LatentModel,
+    theta: PyTree,
+    posterior: GaussianMixture,
+    key: PRNGKeyArray,
+    x: Float[Array, "B *D"],
+    num_samples: int,
+    beta: float | Array,
+) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
+    """log Σ_m α_m mean_S w and Σ_m α_m mean_S log w, w = p(x|z) (p(z) / Q(z|x))^β, of S draws of every component.
+
+    Two lower bounds with exact gradients in the weights, which the choice of a component does not have (eq. 5.10, and
+    the same with the logarithm outside; derived).
+    """
+    z, log_q = posterior.sample_strata(key, num_samples)
+    flat = z.reshape(-1, *z.shape[2:])
+    log_p = model.log_likelihood(theta, x, flat) + beta * model.log_prior(theta, flat)
+    log_w = log_p.reshape(log_q.shape) - beta * log_q
+    weighted = log_w + posterior.log_alpha.T[:, None]
+    inside = stratified_mean(posterior.log_alpha, log_w)
+    return jax.nn.logsumexp(weighted, axis=(0, 1)) - math.log(num_samples), inside
 
 
 def doubly_reparameterized_log_weights(
@@ -115,8 +145,14 @@ def doubly_reparameterized_log_weights(
     With normalised weights w̃, the posterior's parameters λ get Σ_k (1 − β (1 − w̃_k)) w̃_k ∂_z log w_k ∂_λ z_k, which at
     β = 1 is Σ_k w̃_k² ∂_z log w_k ∂_λ z_k (eq. 1.12, paper; other β derived the same way: the score term
     −β w̃ ∂_λ log q is reparameterised once more); θ gets Σ_k w̃_k ∂_θ log p as ever. Gradients of the ELBO
-    through these weights are not meant to be taken. Raises ValueError where the posterior has no `log_prob`.
+    through these weights are not meant to be taken. Raises ValueError where the posterior has no `log_prob` or is a
+    mixture, whose choice of a component has no derivative.
     """
+    if isinstance(posterior, GaussianMixture):
+        raise ValueError(
+            "The doubly-reparameterised gradient needs draws that move with the posterior's parameters, but a mixture "
+            "chooses a component; train it with doubly_reparameterized=False."
+        )
     if not hasattr(posterior, "log_prob"):
         raise ValueError(
             f"The doubly-reparameterised gradient needs the posterior's density at given points, but "

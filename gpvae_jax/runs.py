@@ -22,6 +22,7 @@ from gpvae_jax.data import Dataset, load
 from gpvae_jax.environment import environment
 from gpvae_jax.files import plain, write_json, write_text
 from gpvae_jax.gp.closed_form import closed_form
+from gpvae_jax.mixtures.components import beyond_base
 from gpvae_jax.types import Params
 from gpvae_jax.warm_start import warm_start
 
@@ -148,7 +149,7 @@ def _started_from(run: Run, trained: Run) -> train.TrainState:
 
     def first(key: Any, params: Params) -> train.TrainState:
         state = setup.trainer.init(key, setup.data)
-        warm = warm_start(state.params, params, jax.random.fold_in(key, 1))
+        warm = warm_start(state.params, params, beyond_base(key, 0))
         return setup.trainer.start(warm, state.key)
 
     key = jax.random.key(setup.config.train.seed)

@@ -115,6 +115,24 @@ def test_streaming_equals_one_shot(num_samples, chunk_size):
     np.testing.assert_allclose(result.standard_error, relative, rtol=1e-3)
 
 
+@pytest.mark.parametrize("level", [-7000.0, 0.0, 7000.0])
+def test_many_small_chunks_lose_nothing(level):
+    """A chunk's share of a long sum is below the rounding of numbers as large as log p(x)."""
+    total, chunk = 200_000, 8
+    spread = jax.random.normal(jax.random.key(0), (total, 1)) * 0.5
+
+    @jax.jit
+    def stream(spread):
+        return importance(lambda start, n: level + jax.lax.dynamic_slice_in_dim(spread, start, n), total, chunk)
+
+    result, exact = stream(spread), np.asarray(level + spread, np.float64)
+    weights = np.exp(exact - level)
+    rounding = np.spacing(np.float32(abs(level)))
+    np.testing.assert_allclose(result.iwae, level + np.log(weights.mean(axis=0)), atol=rounding + 1e-4, rtol=0)
+    np.testing.assert_allclose(result.elbo, exact.mean(axis=0), atol=rounding + 1e-4, rtol=0)
+    np.testing.assert_allclose(result.ess, weights.sum(axis=0) ** 2 / np.square(weights).sum(axis=0), rtol=1e-3)
+
+
 def temporary_bytes(num_samples: int, chunk_size: int) -> int:
     def run(q, theta, key, x):
         def draw(start, n):

@@ -7,6 +7,8 @@ import pytest
 
 from gpvae_jax.evaluate.families import Found, best_flow, best_own, unconstrained
 from gpvae_jax.flows.posteriors import HouseholderPosterior
+from gpvae_jax.gaussians.full import FullGaussian
+from gpvae_jax.gaussians.low_rank import LowRankGaussian, from_factors
 from gpvae_jax.gp.posterior import GaussianScaleMixture
 from gpvae_jax.mixtures.posterior import GaussianMixture
 from gpvae_jax.posteriors import DiagonalGaussian
@@ -55,6 +57,22 @@ def test_a_flow_and_reflections_express_the_correlations_a_diagonal_cannot():
         return HouseholderPosterior(standard(count), jnp.broadcast_to(vectors, (count, 3, 3)))
 
     assert np.all(EVIDENCE - np.asarray(own(turned).elbo) < 0.3 * MEAN_FIELD)
+
+
+@pytest.mark.parametrize("kind", ["full", "low rank"])
+def test_correlated_gaussians_end_at_the_evidence_and_not_above(kind):
+    """The exact posterior is one of them; freed beyond what they are, their bound would be none."""
+
+    def start(count: int) -> FullGaussian | LowRankGaussian:
+        mean = jnp.zeros((count, 3))
+        if kind == "full":
+            return FullGaussian(mean, jnp.broadcast_to(0.8 * jnp.eye(3), (count, 3, 3)))
+        factor = 0.1 * jax.random.normal(jax.random.key(1), (1, 3, 2))
+        return from_factors(mean, 0.6 * jnp.ones((count, 3)), jnp.broadcast_to(factor, (count, 3, 2)))
+
+    found = own(start)
+    error = 5 * np.asarray(found.standard_error) + 0.02
+    assert np.all(np.abs(EVIDENCE - found.elbo) < error)
 
 
 @pytest.mark.slow

@@ -10,8 +10,10 @@ import pytest
 from gpvae_jax.bounds import iwae, log_weights
 from gpvae_jax.gaussians.full import FullGaussian
 from gpvae_jax.methods.iwae import iwae as iwae_method
+from gpvae_jax.methods.mixture import mixture as mixture_method
 from gpvae_jax.methods.vae import vae
-from gpvae_jax.objectives import doubly_reparameterized_log_weights, iwae_trained
+from gpvae_jax.mixtures.posterior import GaussianMixture
+from gpvae_jax.objectives import doubly_reparameterized_log_weights, iwae_trained, stratified_bounds
 from gpvae_jax.types import InferenceMethod, Params
 from tests.cases import X, assert_close, compiled, paths, perturb, small_encoder, small_model
 from tests.exact import latent_model, random_model
@@ -82,7 +84,57 @@ def test_no_noise_at_the_exact_posterior():
         assert all(np.abs(leaf).max() > 1e-3 for leaf in jax.tree.leaves(plain))
 
 
+def test_a_mixture_is_trained_on_a_bound_with_a_gradient_in_its_weights():
+    """Between the ELBO and log p(x), tighter with more draws; and its slope in the weights is the bound's own."""
+    exact = random_model()
+    model, x, theta = latent_model(exact), exact.data(0, 4), exact.theta()
+    start = exact.diagonal_posterior(x)
+    means = jnp.stack([start.mean + shift for shift in (-0.5, 0.0, 0.8)])
+    log_stds = jnp.broadcast_to(start.log_std, means.shape)
+    logits = jnp.asarray([0.3, -0.2, 0.5])
+
+    @partial(jax.jit, static_argnums=2)
+    def bounds(logits, key, count):
+        log_alpha = jnp.broadcast_to(jax.nn.log_softmax(logits), (4, 3))
+        mixture = GaussianMixture(means, log_stds, log_alpha)
+        return stratified_bounds(model, theta, mixture, key, jnp.asarray(x, jnp.float32), count, 1.0)
+
+    def mean(logits, count):
+        found = np.asarray(jax.vmap(lambda key: jnp.stack(bounds(logits, key, count)))(keys), np.float64)
+        return found.mean(axis=0), found.std(axis=0) / len(keys) ** 0.5
+
+    keys = jax.random.split(jax.random.key(0), 4000)
+    (one, elbo_of_one), error = mean(logits, 1)
+    (eight, elbo_of_eight), error_of_eight = mean(logits, 8)
+    noise = 4 * np.hypot(error, error_of_eight)
+    assert np.all(elbo_of_one < one)
+    assert np.all(one < eight + noise[0])
+    assert np.all(eight < exact.log_evidence(x) + 4 * error_of_eight[0])
+    assert np.all(np.abs(elbo_of_one - elbo_of_eight) < noise[1])
+    categorical = jax.vmap(lambda key: _elbo_of_choices(model, theta, means, log_stds, logits, key, x))(keys)
+    categorical = np.asarray(categorical, np.float64)
+    other = categorical.std(axis=0) / len(keys) ** 0.5
+    assert np.all(np.abs(categorical.mean(axis=0) - elbo_of_eight) < 4 * np.hypot(other, error_of_eight[1]))
+
+    step = jnp.asarray([0.1, 0.0, 0.0])
+    slopes = jax.vmap(jax.grad(lambda logits, key: jnp.mean(bounds(logits, key, 2)[0])), in_axes=(None, 0))(
+        logits, keys
+    )
+    moved = [mean(logits + sign * step, 2)[0][0].mean() for sign in (1, -1)]  # the same draws
+    np.testing.assert_allclose(np.mean(slopes[:, 0]), (moved[0] - moved[1]) / 0.2, rtol=0.02)
+
+
+def _elbo_of_choices(model, theta, means, log_stds, logits, key, x):
+    q = GaussianMixture(means, log_stds, jnp.broadcast_to(jax.nn.log_softmax(logits), (4, 3)))
+    return jnp.mean(log_weights(model, theta, q, key, jnp.asarray(x, jnp.float32), 8), axis=0)
+
+
 def test_bad_settings_are_told():
+    mixture = mixture_method(MODEL, small_encoder(), num_components=2)
+    start = mixture.init(jax.random.key(0), DATA)
+    with pytest.raises(ValueError, match="a mixture chooses a component"):
+        iwae_trained(mixture, MODEL, num_samples=2, doubly_reparameterized=True).loss(start, jax.random.key(0), DATA)
+
     class Silent:
         def sample_and_log_prob(self, key, num_samples):
             return jnp.zeros((num_samples, 5, 3)), jnp.zeros((num_samples, 5))

@@ -17,6 +17,8 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from gpvae_jax.flows.made import made
 from gpvae_jax.flows.posteriors import IAFPosterior, stacked
+from gpvae_jax.gaussians.full import FullGaussian
+from gpvae_jax.gaussians.low_rank import LowRankGaussian, from_factors
 from gpvae_jax.gaussians.per_example import elbo_with_error
 from gpvae_jax.gp.posterior import VARIANCE_FLOOR, GaussianScaleMixture
 from gpvae_jax.mixtures.posterior import GaussianMixture, stratified_mean
@@ -139,6 +141,15 @@ def unconstrained(q: Any) -> tuple[Any, Callable[[Any], Any]]:
             )
 
         return (q.mean, q.std_mean, *logs), rebuild
+    if isinstance(q, FullGaussian):
+        log_diagonal = jnp.log(jnp.diagonal(q.cholesky, axis1=-2, axis2=-1))
+
+        def of_triangle(v: tuple) -> FullGaussian:
+            return FullGaussian(v[0], jnp.tril(v[2], -1) + jax.vmap(jnp.diag)(jnp.exp(v[1])))
+
+        return (q.mean, log_diagonal, q.cholesky), of_triangle
+    if isinstance(q, LowRankGaussian):
+        return (q.mean, jnp.log(q.diagonal), q.factor), lambda v: from_factors(v[0], jnp.exp(v[1]), v[2])
     return q, lambda v: v
 
 

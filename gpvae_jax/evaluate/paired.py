@@ -20,7 +20,7 @@ class Paired(NamedTuple):
     mean: float
     se: float  # standard error over the N examples, seeds averaged first; NaN for one example
     se_seeds: float  # standard error over the R seeds, of the mean over examples; NaN for one seed
-    p_value: float  # two-sided Wilcoxon signed-rank test over the examples
+    p_value: float  # two-sided Wilcoxon signed-rank test over the examples; 1 where it points against the mean
 
     def is_significant(self, p_value: float) -> bool:
         """By the p-value, after whatever correction, and by the seeds: not within two of their standard errors."""
@@ -41,7 +41,8 @@ def paired(a: Float[np.ndarray, "R N"], b: Float[np.ndarray, "R N"]) -> Paired:
 
     Equal numbers of seeds are paired too, seed r of one with seed r of the other: right whether they are independent
     trainings or, as after a warm start, share what the seed decides. Otherwise their error is that of a difference of
-    two means. The test assumes nothing of the differences' distribution but its symmetry.
+    two means. The test assumes nothing of the differences' distribution but its symmetry: where a few large differences
+    make the mean and the many small ones the ranks, neither is called higher.
     """
     from scipy import stats
 
@@ -59,8 +60,10 @@ def paired(a: Float[np.ndarray, "R N"], b: Float[np.ndarray, "R N"]) -> Paired:
         finite = bool(np.all(np.isfinite(difference)))
     if not finite:
         return Paired(float(difference.mean()), math.nan, seeds, math.nan)
-    p_value = float(stats.wilcoxon(difference).pvalue) if np.any(difference) else 1.0
-    return Paired(float(difference.mean()), se, seeds, p_value)
+    mean = float(difference.mean())
+    side = "greater" if mean > 0 else "less"
+    p_value = min(1.0, 2 * float(stats.wilcoxon(difference, alternative=side).pvalue)) if np.any(difference) else 1.0
+    return Paired(mean, se, seeds, p_value)
 
 
 def holm(p_values: Sequence[float]) -> Float[np.ndarray, " P"]:

@@ -100,7 +100,8 @@ def split_examples(run: runs.Run, split: str, count: int | None, seed: int) -> F
     if split not in SPLITS:
         raise ValueError(unknown("split", split, SPLITS))
     setup = run.setup
-    raw = setup.data.train if split == "train" else getattr(setup.dataset, split)
+    # a run may have been trained on images held out of its data set: its own splits are what it did with them
+    raw = setup.dataset.test if split == "test" else getattr(setup.data, split)
     if len(raw) == 0:
         raise ValueError(f"'{setup.dataset.name}' has no {split} examples to evaluate on; give data that have some.")
     if count is not None and count < 1:

@@ -95,8 +95,37 @@ def hessian(
 
     slope = jax.vmap(jax.grad(one, argnums=1))(x, z)
     exact = jax.vmap(jax.hessian(one, argnums=1))(x, z)
-    values, vectors = jnp.linalg.eigh(-0.5 * (exact + jnp.swapaxes(exact, -1, -2)))
-    return slope, jnp.einsum("bik,bk,bjk->bij", vectors, jnp.maximum(jnp.abs(values), 1), vectors)
+    return slope, _absolute(-0.5 * (exact + jnp.swapaxes(exact, -1, -2)))
+
+
+@jax.custom_jvp
+def _absolute(matrix: Float[Array, "B Z Z"]) -> Float[Array, "B Z Z"]:
+    """V f(λ) Vᵀ of symmetric matrices V λ Vᵀ, f(λ) = max(|λ|, 1)."""
+    values, vectors = jnp.linalg.eigh(matrix)
+    return jnp.einsum("bik,bk,bjk->bij", vectors, jnp.maximum(jnp.abs(values), 1), vectors)
+
+
+@_absolute.defjvp
+def _(
+    primals: tuple[Float[Array, "B Z Z"]], tangents: tuple[Float[Array, "B Z Z"]]
+) -> tuple[Float[Array, "B Z Z"], Float[Array, "B Z Z"]]:
+    """V (Γ ∘ Vᵀ dA V) Vᵀ, Γ_ij = (f(λ_i) − f(λ_j)) / (λ_i − λ_j), f′ where they meet (Daleckii and Krein).
+
+    The derivative of `eigh` itself is infinite at equal eigenvalues, which latents that the decoder ignores have.
+    """
+    ((matrix,), (tangent,)) = primals, tangents
+    values, vectors = jnp.linalg.eigh(matrix)
+    floored = jnp.maximum(jnp.abs(values), 1)
+    apart = values[:, :, None] - values[:, None]
+    size = jnp.maximum(jnp.abs(values)[:, :, None], jnp.abs(values)[:, None])
+    close = jnp.abs(apart) <= jnp.sqrt(jnp.finfo(matrix.dtype).eps) * jnp.maximum(size, 1)
+    slope = jnp.where(jnp.abs(values) > 1, jnp.sign(values), jnp.zeros_like(values))
+    secant = (floored[:, :, None] - floored[:, None]) / jnp.where(close, jnp.ones_like(apart), apart)
+    gamma = jnp.where(close, 0.5 * (slope[:, :, None] + slope[:, None]), secant)
+    symmetric = 0.5 * (tangent + jnp.swapaxes(tangent, -1, -2))
+    inner = gamma * jnp.einsum("bki,bkl,blj->bij", vectors, symmetric, vectors)
+    out = jnp.einsum("bik,bk,bjk->bij", vectors, floored, vectors)
+    return out, jnp.einsum("bik,bkl,bjl->bij", vectors, inner, vectors)
 
 
 def _apply(q: FullGaussian, slope: Float[Array, "B Z"]) -> Float[Array, "B Z"]:

@@ -17,6 +17,7 @@ from gpvae_jax.gp.posterior import GaussianScaleMixture
 from gpvae_jax.gp.weights import WeightPosterior, init_white_noise, weight_posterior_by_name
 from gpvae_jax.gp.weights import white_noise as noise_variance
 from gpvae_jax.methods.vae import vae
+from gpvae_jax.mixtures.components import beyond_base
 from gpvae_jax.naming import unknown
 from gpvae_jax.posteriors import DiagonalGaussian
 from gpvae_jax.types import InferenceMethod, Info, LatentModel, Metrics, Network, Params
@@ -80,7 +81,7 @@ def gpvae(
 
     def init(key: PRNGKeyArray, x: Float[Array, "N *D"]) -> Params:
         start = (vae(model, encoder) if base is None else base).init(key, x)
-        key_mean, key_std, key_features = jax.random.split(jax.random.fold_in(key, 1), 3)
+        key_mean, key_std, key_features = jax.random.split(beyond_base(key, 0), 3)
         sizes = (encoding.width, model.latent_dim, start_variance)
         phi: PyTree = {"base": start.inference}
         phi |= {"mean": family.init(key_mean, *sizes), "std": family.init(key_std, *sizes)}

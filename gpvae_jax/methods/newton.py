@@ -28,6 +28,7 @@ from gpvae_jax.types import InferenceMethod, Info, LatentModel, Network, Params
 
 CURVATURES = ("learned", "lowrank", "encoder", "gauss_newton", "hessian")
 COVARIANCES = ("base", "diagonal", "full")
+SMALLEST_ERROR = 1e-12  # variance of a base's mean below which its precision is not finite enough for a derivative
 LARGEST_LOG_RATIO = 2 * LOG_STD_BOUND  # a log-variance's bound; trained ones are nowhere near it
 
 
@@ -135,7 +136,9 @@ def newton(
         key_base, key_draws = jax.random.split(key)
         q, base_info, psi = amortized(params, key_base, x)
         keys = jax.random.split(key_draws, steps + 1)
-        prior = 1 / base_info["mean_variance"] if use_gp_prior and "mean_variance" in base_info else None
+        prior = None
+        if use_gp_prior and "mean_variance" in base_info:  # which is 0 where no feature is active
+            prior = 1 / jnp.maximum(base_info["mean_variance"], SMALLEST_ERROR)
 
         def objective(z: Float[Array, "C B Z"]) -> Float[Array, "C B"]:
             value = model.log_likelihood(params.model, x, z) + model.log_prior(params.model, z)

@@ -85,7 +85,8 @@ def best_of(optima: list[Optimum]) -> Optimum:
     of `trace`, whose draws `elbo` has not seen: the greatest of several noisy `elbo` would be too high.
     """
     stack = jax.tree.map(lambda *leaves: jnp.stack(leaves), *optima)
-    best = jnp.argmax(stack.trace[:, -1], axis=0)
+    last = stack.trace[:, -1]
+    best = jnp.argmax(jnp.where(jnp.isnan(last), -jnp.inf, last), axis=0)
     rows = jnp.arange(best.shape[0])
     picked = jax.tree.map(lambda leaf: leaf[best, rows], stack._replace(trace=jnp.swapaxes(stack.trace, 1, 2)))
     return picked._replace(trace=jnp.swapaxes(picked.trace, 0, 1))

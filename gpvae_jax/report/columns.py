@@ -37,7 +37,10 @@ _DIFFERENCE = (
     "better; less than about two standard errors from zero may be chance."
 )
 SMALLEST_P = 1e-3  # shown; below it only that it is below
-_SEEDS = "Standard error of that difference over the seeds of training, both methods' added."
+_SEEDS = (
+    "Standard error of that difference over the seeds of training: seed by seed where both methods have equally many, "
+    "else both methods' added."
+)
 _P_VALUE = (
     "Chance of a difference at least this clear, were there none: Wilcoxon signed-rank test over test examples, seeds "
     "averaged, corrected for the number of rows (Holm)."
