@@ -130,7 +130,7 @@ class Plot:
 
 @dataclass(frozen=True)
 class Export:
-    """Write a trained run's inference, parameters included, as one program that runs with JAX alone."""
+    """Write a trained run's inference, parameters included, as one program that needs JAX and flatbuffers alone."""
 
     run: tyro.conf.Positional[Path]
     out: Path | None = None

@@ -61,11 +61,15 @@ def folder_name(label: str) -> str:
     return re.sub(r"[^\w.]+", "-", label)
 
 
-def same_settings(run: runs.Run, wanted: config.Config) -> None:
-    """Raise ValueError where an existing run folder was made with other settings than are wanted now."""
+def same_settings(run: runs.Run, wanted: config.Config, default: config.Config | None = None) -> None:
+    """Raise ValueError where an existing run folder was made with other settings than are wanted now.
+
+    default: where given, what is as it has it was not asked for.
+    """
     has, asked = _flat(config.to_dict(run.setup.config)), _flat(config.to_dict(wanted))
+    unasked = {} if default is None else _flat(config.to_dict(default))
     for name, value in asked.items():
-        if value != has[name]:
+        if value != has[name] and not (name in unasked and value == unasked[name]):
             raise ValueError(
                 f"{run.folder} holds a run with {name} = {has[name]!r}, but {value!r} was asked for; choose another "
                 "folder with --out, or remove this one."

@@ -1,4 +1,4 @@
-"""A trained run's inference as one file that needs JAX alone: `jax.export`, with the parameters inside.
+"""A trained run's inference as one file that needs JAX and flatbuffers alone: `jax.export`, the parameters inside.
 
 gpvae export runs/mnist-vae --out vae.jaxexport
 

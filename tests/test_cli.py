@@ -53,6 +53,11 @@ def test_train_evaluate_sample_plot(
 
     status, out, _ = gpvae(capsys, "train", "--out", str(folder), "--resume")
     assert (status, "Nothing left to train" in out) == (0, True)
+    status, _, error = gpvae(capsys, "train", "--data", data, "--out", str(folder), *SMALL, "--resume")
+    assert (status, error) == (0, "")
+    status, _, error = gpvae(capsys, "train", "--out", str(folder), "--resume", "--epochs", "7")
+    assert status == 1
+    assert "holds a run with train.epochs = 2, but 7 was asked for" in re.sub(r"\s+", " ", error)
 
     status, out, _ = gpvae(capsys, "evaluate", str(folder), "--num-samples", "3", "5")
     assert (status, "iwae_5" in out, "10 test examples" in out) == (0, True, True)

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 from rich.progress import Progress, TaskID
 
-from gpvae_jax import cli, runs, train
+from gpvae_jax import cli, compare, runs, train
+from gpvae_jax.config import Config
 from gpvae_jax.progress import STEPS, bars, say
 
 
@@ -20,6 +21,7 @@ def train_command(command: cli.Train) -> None:
     folder = command.out or Path("runs") / default
     if command.resume:
         run = runs.open_run(folder)
+        compare.same_settings(run, settings, default=Config())
         say(f"Resuming {folder}: settings are the run's own.")
     else:
         run = runs.create(folder, settings)
