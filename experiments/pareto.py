@@ -49,8 +49,14 @@ def main(command: Pareto) -> None:
     """Measure, print and draw."""
     prepare_jax()
     compared = {t: runs.open_run(f) for t, f in finished(command.folder, command.config).items()}
+    first, *others = compared
+    starts = {
+        Path(run.setup.config.train.start_from or "").name for run in compared.values()
+    }  # rows that are no method
+    compared = {t: compared[t] for t in (first, *(t for t in others if compare.folder_name(t) not in starts))}
     times = {name: found.median for name, found in compare.latencies(compared).items()}
-    rows = _rows(times, gains(command.folder, command.config), {t: _family(run) for t, run in compared.items()})
+    won = [row for row in gains(command.folder, command.config) if row["name"] in compared]
+    rows = _rows(times, won, {t: _family(run) for t, run in compared.items()})
     fronts = {
         bound: front([row["time"] for row in rows], [row[bound]["mean"] for row in rows]) for bound in ("elbo", "iwae")
     }
@@ -60,14 +66,14 @@ def main(command: Pareto) -> None:
         say(f"within {budget:>4} the first row's time: " + ", ".join(f"{b.upper()} {n}" for b, n in names.items()))
     save_figure(figure(rows, fronts), RESULTS / f"{command.name}.png")
     write_text(RESULTS / f"{command.name}.md", markdown(rows, fronts) + "\n" + budgets(rows, best))
-    first = next(iter(compared.values()))
+    reference = compared[first]
     found: dict[str, Any] = {
         "rows": rows,
         "front": {b: [rows[i]["name"] for i in f] for b, f in fronts.items()},
         "best_within": best,
     }
-    found |= {"test_images": len(next(iter(example_values(first.folder).values()))[0])}
-    found |= {"seeds": first.setup.config.train.num_seeds or 1, "environment": environment()}
+    found |= {"test_images": len(next(iter(example_values(reference.folder).values()))[0])}
+    found |= {"seeds": reference.setup.config.train.num_seeds or 1, "environment": environment()}
     write_json(RESULTS / f"{command.name}.json", found)
 
 
@@ -170,7 +176,7 @@ def figure(rows: list[dict[str, Any]], fronts: dict[str, list[int]]) -> "Figure"
     for axes, (bound, kept) in zip(panels, fronts.items(), strict=True):
         low = axes.get_ylim()[0]
         points = {r["name"]: (r["time"], r[bound]["gain"], r[bound]["se"]) for r in rows if r[bound]["gain"] > low}
-        label_points(drawn, axes, points, [rows[i]["name"] for i in kept])
+        label_points(drawn, axes, points, [rows[i]["name"] for i in kept if rows[i]["name"] in points])
     return drawn
 
 
