@@ -118,8 +118,8 @@ def stratified_bounds(
 ) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
     """log Σ_m α_m mean_S w and Σ_m α_m mean_S log w, w = p(x|z) (p(z) / Q(z|x))^β, of S draws of every component.
 
-    Two lower bounds with exact gradients in the weights, which the choice of a component does not have (eq. 5.10, and
-    the same with the logarithm outside; derived).
+    Two lower bounds with exact gradients in the weights, which the choice of a component does not have: the second is
+    the mixture's ELBO (eq. 5.10, paper), the first the same with the logarithm outside.
     """
     z, log_q = posterior.sample_strata(key, num_samples)
     flat = z.reshape(-1, *z.shape[2:])
