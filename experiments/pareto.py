@@ -11,6 +11,7 @@ CPU core, this some minutes. Writes experiments/results/pareto.json, .md and .pn
 """
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +26,12 @@ from gpvae_jax.commands import prepare_jax, save_figure
 from gpvae_jax.environment import environment
 from gpvae_jax.evaluate.run import example_values
 from gpvae_jax.files import write_json, write_text
-from gpvae_jax.plots.style import FAINT, INK, WIDTH, in_style, marker, method_styles
+from gpvae_jax.plots.style import FAINT, INK, WIDTH, Style, in_style, marker, method_styles
 from gpvae_jax.plots.tradeoff import label_points
 from gpvae_jax.progress import console, say
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 RESULTS = Path(__file__).parent / "results"
@@ -50,9 +52,8 @@ def main(command: Pareto) -> None:
     prepare_jax()
     compared = {t: runs.open_run(f) for t, f in finished(command.folder, command.config).items()}
     first, *others = compared
-    starts = {
-        Path(run.setup.config.train.start_from or "").name for run in compared.values()
-    }  # rows that are no method
+    # what others only start from is no method of its own
+    starts = {Path(run.setup.config.train.start_from or "").name for run in compared.values()}
     compared = {t: compared[t] for t in (first, *(t for t in others if compare.folder_name(t) not in starts))}
     times = {name: found.median for name, found in compare.latencies(compared).items()}
     won = [row for row in gains(command.folder, command.config) if row["name"] in compared]
@@ -149,25 +150,8 @@ def figure(rows: list[dict[str, Any]], fronts: dict[str, list[int]]) -> "Figure"
     drawn = Figure((1.3 * WIDTH, 8.6), layout="constrained", facecolor="white")
     panels = drawn.subplots(2, 1, sharex=True)
     for axes, (bound, kept) in zip(panels, fronts.items(), strict=True):
-        in_style(axes)
-        axes.set_xscale("log")
+        _panel(axes, rows, bound, kept, styles)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}×"))
-        gain = [row[bound]["gain"] for row in rows]
-        top = max(gain)
-        for row in rows:
-            error = row[bound]["se"] if np.isfinite(row[bound]["se"]) else 0.0
-            look = marker(styles[row["family"]]) | {"label": row["family"]}
-            axes.errorbar(row["time"], row[bound]["gain"], error, elinewidth=1.0, capsize=2, **look)
-        end = 4 * max(row["time"] for row in rows)
-        corners = [(rows[i]["time"], gain[i]) for i in kept] + [(end, gain[kept[-1]])]
-        axes.step(*zip(*corners, strict=True), where="post", color=FAINT, linewidth=1.2, zorder=1)
-        axes.axhline(0, color=FAINT, linewidth=0.7)
-        axes.set(xlim=(0.6, end), ylim=(-0.35 * top, 1.25 * top))
-        name = "ELBO" if bound == "elbo" else "IWAE bound"
-        axes.set_ylabel(f"{name} over {rows[0]['name']} (nats)")
-        if below := [f"{row['name']} ({row[bound]['gain']:.1f})" for row in rows if row[bound]["gain"] < -0.35 * top]:
-            text = "below: " + ", ".join(below)
-            axes.text(0.99, 0.02, text, transform=axes.transAxes, ha="right", size=8, color=INK)
     panels[1].set_xlabel(f"time to infer q(z|x), in units of {rows[0]['name']}'s (logarithmic)")
     handles = {label: h for h, label in zip(*panels[0].get_legend_handles_labels(), strict=True)}
     drawn.legend(
@@ -178,6 +162,26 @@ def figure(rows: list[dict[str, Any]], fronts: dict[str, list[int]]) -> "Figure"
         points = {r["name"]: (r["time"], r[bound]["gain"], r[bound]["se"]) for r in rows if r[bound]["gain"] > low}
         label_points(drawn, axes, points, [rows[i]["name"] for i in kept if rows[i]["name"] in points])
     return drawn
+
+
+def _panel(axes: "Axes", rows: list[dict[str, Any]], bound: str, kept: list[int], styles: Mapping[str, Style]) -> None:
+    """Every row's gain in one bound; what lies a third of the greatest gain below zero is only named."""
+    gain = [row[bound]["gain"] for row in rows]
+    lowest, end = -0.35 * max(gain), 4 * max(row["time"] for row in rows)
+    for row in rows:
+        error = row[bound]["se"] if np.isfinite(row[bound]["se"]) else 0.0
+        look = marker(styles[row["family"]]) | {"label": row["family"]}
+        axes.errorbar(row["time"], row[bound]["gain"], error, elinewidth=1.0, capsize=2, **look)
+    corners = [(rows[i]["time"], gain[i]) for i in kept] + [(end, gain[kept[-1]])]
+    in_style(axes).step(*zip(*corners, strict=True), where="post", color=FAINT, linewidth=1.2, zorder=1)
+    axes.axhline(0, color=FAINT, linewidth=0.7)
+    name = "ELBO" if bound == "elbo" else "IWAE bound"
+    axes.set(
+        xscale="log", xlim=(0.6, end), ylim=(lowest, 1.25 * max(gain)), ylabel=f"{name} over {rows[0]['name']} (nats)"
+    )
+    if below := [f"{row['name']} ({row[bound]['gain']:.1f})" for row in rows if row[bound]["gain"] < lowest]:
+        text = "below: " + ", ".join(below)
+        axes.text(0.99, 0.02, text, transform=axes.transAxes, ha="right", size=8, color=INK)
 
 
 def _share(row: dict[str, Any]) -> str:

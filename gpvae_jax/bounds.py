@@ -158,14 +158,13 @@ def importance(
         return (running._replace(largest=largest), waiting), None
 
     chunks, rest = divmod(num_samples, chunk_size)
-    shape = jax.eval_shape(lambda: draw(jnp.zeros((), jnp.int32), 1))
-    nothing = jnp.full(shape.shape[1:], -jnp.inf, shape.dtype)
+    centre = finite(draw(jnp.zeros((), jnp.int32), 1)[0])
+    zero, nothing = jnp.zeros_like(centre), jnp.full_like(centre, -jnp.inf)
     tail = tail_length(num_samples) + 1
-    unfilled = jnp.full((*nothing.shape, tail), -jnp.inf, shape.dtype)
-    zero, centre = jnp.zeros_like(nothing), finite(draw(jnp.zeros((), jnp.int32), 1)[0])
+    unfilled = jnp.full((*nothing.shape, tail), -jnp.inf, nothing.dtype)
     running = _Running(zero, nothing, zero, zero, unfilled)
     if chunks:
-        waiting = jnp.full((MERGE, chunk_size, *nothing.shape), -jnp.inf, shape.dtype)
+        waiting = jnp.full((MERGE, chunk_size, *nothing.shape), -jnp.inf, nothing.dtype)
         (running, waiting), _ = jax.lax.scan(body, (running, waiting), jnp.arange(chunks, dtype=jnp.int32))
         running = running._replace(largest=merge(running.largest, waiting.reshape(-1, *nothing.shape)))
     if rest:

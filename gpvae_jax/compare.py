@@ -69,7 +69,7 @@ def same_settings(run: runs.Run, wanted: config.Config, default: config.Config |
     has, asked = _flat(config.to_dict(run.setup.config)), _flat(config.to_dict(wanted))
     unasked = {} if default is None else _flat(config.to_dict(default))
     for name, value in asked.items():
-        if value != has[name] and not (name in unasked and value == unasked[name]):
+        if value not in (has[name], unasked.get(name, has[name])):
             raise ValueError(
                 f"{run.folder} holds a run with {name} = {has[name]!r}, but {value!r} was asked for; choose another "
                 "folder with --out, or remove this one."

@@ -3,7 +3,6 @@
 Equations: docs/mathematics.md.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +11,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from gpvae_jax.bounds import elbo, iwae, log_weights
-from gpvae_jax.mixtures.posterior import GaussianMixture, stratified_mean
+from gpvae_jax.mixtures.bounds import importance_weighted
+from gpvae_jax.mixtures.posterior import GaussianMixture
 from gpvae_jax.types import InferenceMethod, LatentModel, Metrics, Params, Posterior
 
 
@@ -83,9 +83,9 @@ def iwae_trained(
 
     method: any whose posterior gives samples and log-densities; its own loss, with whatever terms it may have
     beside the ELBO, is replaced. num_samples: K; K = 1 is the ELBO with a sampled KL. Of a mixture K draws of every
-    component, weighted by α_m (`stratified_bounds`). doubly_reparameterized: the gradient of Tucker et al. (2019)
-    for the posterior's parameters, whose signal does not vanish as K grows; the posterior must then offer `log_prob`
-    and be no mixture, and one decoder pass (of four) is added. β weighs log p(z) − log q.
+    component, weighted by α_m (`mixtures.bounds.importance_weighted`). doubly_reparameterized: the gradient of Tucker
+    et al. (2019) for the posterior's parameters, whose signal does not vanish as K grows; the posterior must then
+    offer `log_prob` and be no mixture, and one decoder pass (of four) is added. β weighs log p(z) − log q.
     """
     if num_samples < 1:
         raise ValueError(f"iwae_trained needs num_samples of at least 1, got {num_samples}.")
@@ -96,7 +96,8 @@ def iwae_trained(
         key_posterior, key_z = jax.random.split(key)
         q, _ = method.posterior(params, key_posterior, x)
         if isinstance(q, GaussianMixture) and not doubly_reparameterized:
-            bounds = stratified_bounds(model, params.model, q, key_z, x, num_samples, beta)
+            z, log_q = q.sample_strata(key_z, num_samples)
+            bounds = importance_weighted(model, params.model, q, z, log_q, x, beta)
             bound, of_logs = jax.tree.map(jnp.mean, bounds)
             return -bound, {"elbo": of_logs, "iwae": bound}
         draw = doubly_reparameterized_log_weights if doubly_reparameterized else log_weights
@@ -105,29 +106,6 @@ def iwae_trained(
         return -bound, {"elbo": jnp.mean(elbo(log_w)), "iwae": bound}
 
     return method._replace(loss=loss)
-
-
-def stratified_bounds(
-    model: LatentModel,
-    theta: PyTree,
-    posterior: GaussianMixture,
-    key: PRNGKeyArray,
-    x: Float[Array, "B *D"],
-    num_samples: int,
-    beta: float | Array,
-) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
-    """log Σ_m α_m mean_S w and Σ_m α_m mean_S log w, w = p(x|z) (p(z) / Q(z|x))^β, of S draws of every component.
-
-    Two lower bounds with exact gradients in the weights, which the choice of a component does not have: the second is
-    the mixture's ELBO (eq. 5.10, paper), the first the same with the logarithm outside.
-    """
-    z, log_q = posterior.sample_strata(key, num_samples)
-    flat = z.reshape(-1, *z.shape[2:])
-    log_p = model.log_likelihood(theta, x, flat) + beta * model.log_prior(theta, flat)
-    log_w = log_p.reshape(log_q.shape) - beta * log_q
-    weighted = log_w + posterior.log_alpha.T[:, None]
-    inside = stratified_mean(posterior.log_alpha, log_w)
-    return jax.nn.logsumexp(weighted, axis=(0, 1)) - math.log(num_samples), inside
 
 
 def doubly_reparameterized_log_weights(

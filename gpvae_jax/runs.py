@@ -22,7 +22,7 @@ from gpvae_jax.data import Dataset, load
 from gpvae_jax.environment import environment
 from gpvae_jax.files import plain, write_json, write_text
 from gpvae_jax.gp.closed_form import closed_form
-from gpvae_jax.mixtures.components import beyond_base
+from gpvae_jax.keys import beyond_base
 from gpvae_jax.types import Params
 from gpvae_jax.warm_start import warm_start
 

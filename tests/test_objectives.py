@@ -12,8 +12,9 @@ from gpvae_jax.gaussians.full import FullGaussian
 from gpvae_jax.methods.iwae import iwae as iwae_method
 from gpvae_jax.methods.mixture import mixture as mixture_method
 from gpvae_jax.methods.vae import vae
+from gpvae_jax.mixtures.bounds import importance_weighted
 from gpvae_jax.mixtures.posterior import GaussianMixture
-from gpvae_jax.objectives import doubly_reparameterized_log_weights, iwae_trained, stratified_bounds
+from gpvae_jax.objectives import doubly_reparameterized_log_weights, iwae_trained
 from gpvae_jax.types import InferenceMethod, Params
 from tests.cases import X, assert_close, compiled, paths, perturb, small_encoder, small_model
 from tests.exact import latent_model, random_model
@@ -97,7 +98,8 @@ def test_a_mixture_is_trained_on_a_bound_with_a_gradient_in_its_weights():
     def bounds(logits, key, count):
         log_alpha = jnp.broadcast_to(jax.nn.log_softmax(logits), (4, 3))
         mixture = GaussianMixture(means, log_stds, log_alpha)
-        return stratified_bounds(model, theta, mixture, key, jnp.asarray(x, jnp.float32), count, 1.0)
+        z, log_q = mixture.sample_strata(key, count)
+        return importance_weighted(model, theta, mixture, z, log_q, jnp.asarray(x, jnp.float32), 1.0)
 
     def mean(logits, count):
         found = np.asarray(jax.vmap(lambda key: jnp.stack(bounds(logits, key, count)))(keys), np.float64)

@@ -16,8 +16,8 @@ from gpvae_jax.gp.features import encode_with_features
 from gpvae_jax.gp.posterior import GaussianScaleMixture
 from gpvae_jax.gp.weights import WeightPosterior, init_white_noise, weight_posterior_by_name
 from gpvae_jax.gp.weights import white_noise as noise_variance
+from gpvae_jax.keys import beyond_base
 from gpvae_jax.methods.vae import vae
-from gpvae_jax.mixtures.components import beyond_base
 from gpvae_jax.naming import unknown
 from gpvae_jax.posteriors import DiagonalGaussian
 from gpvae_jax.types import InferenceMethod, Info, LatentModel, Metrics, Network, Params

@@ -14,8 +14,8 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from gpvae_jax.gaussians.preconditioner import bounded
 from gpvae_jax.gp.features import encode_with_features
+from gpvae_jax.keys import beyond_base
 from gpvae_jax.methods.vae import vae
-from gpvae_jax.mixtures.components import beyond_base
 from gpvae_jax.networks import mlp
 from gpvae_jax.objectives import analytic_objective
 from gpvae_jax.posteriors import DiagonalGaussian

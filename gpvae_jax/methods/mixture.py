@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from gpvae_jax.keys import beyond_base
 from gpvae_jax.methods.vae import vae
 from gpvae_jax.mixtures.bounds import all_to_all, component_metrics, some_to_all
-from gpvae_jax.mixtures.components import beyond_base, components
+from gpvae_jax.mixtures.components import components
 from gpvae_jax.mixtures.mixing import logits
 from gpvae_jax.mixtures.posterior import GaussianMixture
 from gpvae_jax.naming import unknown

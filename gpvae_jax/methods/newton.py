@@ -18,8 +18,8 @@ from gpvae_jax.gaussians.line_search import best_factor
 from gpvae_jax.gaussians.low_rank import LowRankGaussian
 from gpvae_jax.gaussians.preconditioner import Preconditioner, bounded, hessian
 from gpvae_jax.gp.features import encode_with_features
+from gpvae_jax.keys import beyond_base
 from gpvae_jax.methods.vae import vae
-from gpvae_jax.mixtures.components import beyond_base
 from gpvae_jax.naming import unknown
 from gpvae_jax.networks import linear
 from gpvae_jax.objectives import analytic_objective

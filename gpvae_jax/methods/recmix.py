@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from gpvae_jax.keys import beyond_base
 from gpvae_jax.methods.vae import vae
 from gpvae_jax.mixtures import criteria
 from gpvae_jax.mixtures.bounds import all_to_all, component_metrics, over_components
-from gpvae_jax.mixtures.components import Components, beyond_base, components
+from gpvae_jax.mixtures.components import Components, components
 from gpvae_jax.mixtures.mixing import Logits, logit, logits
 from gpvae_jax.mixtures.posterior import GaussianMixture, stick_breaking
 from gpvae_jax.naming import unknown

@@ -4,6 +4,7 @@
 Equations: docs/mathematics.md.
 """
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -30,6 +31,26 @@ def all_to_all(
     likelihood = stratified_mean(q.log_alpha, over_components(model.log_likelihood, theta, x, z))
     kl = stratified_mean(q.log_alpha, jax.vmap(q.log_prob)(z) - model.log_prior(theta, z))
     return _bound(likelihood, kl, beta)
+
+
+def importance_weighted(
+    model: LatentModel,
+    theta: PyTree,
+    q: GaussianMixture,
+    z: Float[Array, "M S B Z"],
+    log_q: Float[Array, "M S B"],
+    x: Float[Array, "B *D"],
+    beta: float | Array,
+) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
+    """log Σ_m α_m mean_S w and Σ_m α_m mean_S log w, w = p(x|z) (p(z) / Q(z|x))^β, of `q.sample_strata`'s draws.
+
+    Two lower bounds per example with exact gradients in the weights, which the choice of a component does not have: the
+    second is `all_to_all`'s (eq. 5.10, paper), the first the same with the logarithm outside.
+    """
+    log_w = over_components(model.log_likelihood, theta, x, z) + beta * (model.log_prior(theta, z) - log_q)
+    weighted = log_w + q.log_alpha.T[:, None]
+    inside = stratified_mean(q.log_alpha, log_w)
+    return jax.nn.logsumexp(weighted, axis=(0, 1)) - math.log(z.shape[1]), inside
 
 
 def some_to_all(

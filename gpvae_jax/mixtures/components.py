@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from gpvae_jax.keys import beyond_base
 from gpvae_jax.naming import unknown
 from gpvae_jax.posteriors import DiagonalGaussian
 from gpvae_jax.types import InferenceMethod, Params
@@ -66,12 +67,6 @@ def components(base: InferenceMethod, *, shared_trunk: bool = False, how: str = 
         return evaluate(one, (phi, jax.random.split(key, count(phi))), (axes(phi), 0), how)
 
     return Components(init, posterior, count)
-
-
-def beyond_base(key: PRNGKeyArray, number: int) -> PRNGKeyArray:
-    """Keys for what a method initialises besides its base, whose `init` has the key itself."""
-    # fold_in(key, i) is split(key, n)[i] for small i: go through a number that no split reaches
-    return jax.random.fold_in(jax.random.fold_in(key, 2**31 - 1), number)
 
 
 HOWS = ("auto", "vmap", "map", "unrolled")
