@@ -8,7 +8,7 @@ from scipy import stats
 
 from gpvae_jax.gaussians.family import place
 from gpvae_jax.gaussians.full import FullGaussian
-from gpvae_jax.gaussians.low_rank import from_factors
+from gpvae_jax.gaussians.low_rank import _factorised, _in_one, _in_two, _lower, from_factors
 
 BATCH, SIZE = 3, 5
 KEY = jax.random.key(0)
@@ -56,15 +56,15 @@ def test_samples_have_the_covariance_and_know_their_density():
 def test_no_direction_is_a_diagonal_gaussian_and_places_its_noise():
     mean, diagonal, _ = parts(1)
     q = from_factors(*(jnp.asarray(a, jnp.float32) for a in (mean, diagonal, np.zeros((BATCH, SIZE, 1)))))
-    noise = jax.random.normal(KEY, (4, BATCH, SIZE + 1))
-    drawn = mean + np.sqrt(diagonal) * np.asarray(noise[..., :SIZE])
+    noise = jax.random.normal(KEY, (4, BATCH, SIZE))
+    drawn = mean + np.sqrt(diagonal) * np.asarray(noise)
     np.testing.assert_allclose(place(q, noise), drawn, rtol=1e-5, atol=1e-5)
     expected = stats.norm(mean, np.sqrt(diagonal)).logpdf(np.asarray(drawn)).sum(-1)
     np.testing.assert_allclose(q.log_prob(jnp.asarray(drawn, jnp.float32)), expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize("apart", [0.0, 1e-3, 0.1])
-@pytest.mark.parametrize("scale", [1.0, 10.0, 100.0])
+@pytest.mark.parametrize("scale", [1.0, 10.0, 100.0, 1000.0])
 def test_long_and_parallel_directions_cost_no_nats(scale, apart):
     """Two directions far longer than √v, and nearly or exactly one: density and divergence as float64 has them."""
     rng = np.random.default_rng(3)
@@ -75,11 +75,36 @@ def test_long_and_parallel_directions_cost_no_nats(scale, apart):
     _, log_q = q.sample_and_log_prob(KEY, 8)
     with jax.enable_x64(True):
         exact = from_factors(*(jnp.asarray(a, jnp.float64) for a in arrays))
-        noise = jax.random.normal(KEY, (8, BATCH, SIZE + 2), jnp.float32).astype(jnp.float64)
+        noise = jax.random.normal(KEY, (8, BATCH, SIZE), jnp.float32).astype(jnp.float64)
         expected = exact.log_prob(exact.place(noise))
         kl = exact.kl_to_standard_normal()
+        at = exact.place(noise).astype(jnp.float32)
+        expected_at = exact.log_prob(at.astype(jnp.float64))
     np.testing.assert_allclose(log_q, expected, atol=2e-3)
+    np.testing.assert_allclose(q.log_prob(at), expected_at, atol=2e-3)
     np.testing.assert_allclose(q.kl_to_standard_normal(), kl, rtol=1e-5, atol=2e-3)
+
+
+def test_one_factorisation_and_two_give_the_same_to_rounding():
+    """Where any of the batch is long, all are factorised in two."""
+    rng = np.random.default_rng(3)
+    whitened = jnp.asarray(rng.standard_normal((BATCH, 2, SIZE)), jnp.float32)
+    one, two = (jax.jit(f)(whitened) for f in (_in_one, _in_two))
+    np.testing.assert_allclose(one, two, atol=2e-6)
+    np.testing.assert_allclose(_factorised(whitened), one, atol=1e-7)
+    longer = whitened.at[0].multiply(1e3)
+    np.testing.assert_allclose(_factorised(longer), _in_two(longer), atol=1e-7)
+    assert np.abs(_in_one(longer) - _in_two(longer)).max() > 1e-5
+
+
+def test_mapped_over_seeds_it_stays_one_branch():
+    """Both would be computed if the condition were mapped over as well."""
+    stack = jnp.asarray(np.random.default_rng(3).standard_normal((4, BATCH, 2, SIZE)), jnp.float32)
+    slopes = jax.vmap(jax.grad(lambda w: jnp.sum(jnp.log(jnp.diagonal(_lower(w), axis1=1, axis2=2)))))
+    assert "cond" in str(jax.make_jaxpr(slopes)(stack))
+    rows = np.asarray(stack)
+    expected = np.linalg.solve(np.eye(2) + rows @ rows.swapaxes(-1, -2), rows)
+    np.testing.assert_allclose(slopes(stack), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("scale", [1e6, 1e12])

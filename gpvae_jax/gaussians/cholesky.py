@@ -23,7 +23,7 @@ Out = TypeVar("Out")
 def cholesky_and_inverse(matrix: Matrices) -> tuple[Matrices, Matrices]:
     """L and L⁻¹, matrix = L Lᵀ, of symmetric positive definite matrices; NaN for one that is not.
 
-    dL = L Φ(L⁻¹ dA L⁻ᵀ) with Φ the lower triangle, its diagonal halved, and dL⁻¹ = −Φ(·) L⁻¹ (derived).
+    dL = L Φ(L⁻¹ dA L⁻ᵀ) with Φ `lower_half`, and dL⁻¹ = −Φ(·) L⁻¹ (derived).
     """
     return _cholesky_and_inverse(matrix)
 
@@ -36,7 +36,7 @@ def _(
     lower, inverse = cholesky_and_inverse(matrix)
     symmetric = 0.5 * (tangent + jnp.swapaxes(tangent, -1, -2))
     inner = product(product(inverse, symmetric), jnp.swapaxes(inverse, -1, -2))
-    half = jnp.tril(inner) - 0.5 * jnp.eye(matrix.shape[-1], dtype=matrix.dtype)[None] * inner
+    half = lower_half(inner)
     return (lower, inverse), (product(lower, half), -product(half, inverse))
 
 
@@ -51,6 +51,11 @@ def _(primals: tuple[Matrices], tangents: tuple[Matrices]) -> tuple[Matrices, Ma
     ((lower,), (tangent,)) = primals, tangents
     inverse = inverse_of_lower(lower)
     return inverse, -product(product(inverse, jnp.tril(tangent)), inverse)
+
+
+def lower_half(matrix: Matrices) -> Matrices:
+    """The lower triangles, their diagonals halved."""
+    return jnp.tril(matrix) - 0.5 * jnp.eye(matrix.shape[-1], dtype=matrix.dtype)[None] * matrix
 
 
 def product(left: Float[Array, "B P Q"], right: Float[Array, "B Q R"]) -> Float[Array, "B P R"]:

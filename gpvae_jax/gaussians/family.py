@@ -19,8 +19,8 @@ Gaussian = DiagonalGaussian | FullGaussian
 AnyGaussian = Gaussian | LowRankGaussian  # the last is no space to move in: its factors are not unique
 
 
-def place(q: AnyGaussian, noise: Float[Array, "S B E"]) -> Float[Array, "S B Z"]:
-    """The draw of q that standard noise stands for: mean + σ e, or mean + L e; of a low-rank one, e has Z + R parts."""
+def place(q: AnyGaussian, noise: Float[Array, "S B Z"]) -> Float[Array, "S B Z"]:
+    """The draw of q that standard noise stands for: mean + σ e, mean + L e, or mean + √v A e."""
     if isinstance(q, LowRankGaussian):
         return q.place(noise)
     if isinstance(q, DiagonalGaussian):
@@ -52,8 +52,8 @@ def retract(q: Gaussian, u: Gaussian) -> Gaussian:
     return FullGaussian(q.mean + jnp.einsum("bij,bj->bi", q.cholesky, u.mean), q.cholesky @ _growth(u))
 
 
-def paired_noise(key: PRNGKeyArray, num_samples: int, like: Float[Array, "B E"]) -> Float[Array, "S B E"]:
-    """Standard noise in pairs ±e, the last one alone where S is odd; `like` gives B, E and the dtype."""
+def paired_noise(key: PRNGKeyArray, num_samples: int, like: Float[Array, "B Z"]) -> Float[Array, "S B Z"]:
+    """Standard noise in pairs ±e, the last one alone where S is odd; `like` gives B, Z and the dtype."""
     half = jax.random.normal(key, (-(-num_samples // 2), *like.shape), like.dtype)
     return jnp.concatenate([half, -half])[:num_samples]
 

@@ -15,7 +15,6 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from gpvae_jax.gaussians.family import AnyGaussian, paired_noise, place
 from gpvae_jax.gaussians.gauss_newton import gauss_newton
 from gpvae_jax.gaussians.line_search import best_factor
-from gpvae_jax.gaussians.low_rank import LowRankGaussian
 from gpvae_jax.gaussians.preconditioner import Preconditioner, bounded, hessian
 from gpvae_jax.gp.features import encode_with_features
 from gpvae_jax.keys import beyond_base
@@ -147,18 +146,13 @@ def newton(
             away = z - q.mean[None]
             return value - 0.5 * jnp.sum(jax.vmap(lambda a: _times(prior, a) * a)(away), axis=-1)
 
-        def draws(key: PRNGKeyArray) -> Float[Array, "S B E"] | None:
-            size = latents + (columns if covariance == "full" else 0)  # as many as any of the posteriors needs
-            like = jnp.zeros((len(x), size), q.mean.dtype)
-            return paired_noise(key, inner_samples, like) if inner_samples else None
-
-        def placed(current: AnyGaussian, noise: Float[Array, "S B E"]) -> Float[Array, "S B Z"]:
-            return place(current, noise if isinstance(current, LowRankGaussian) else noise[..., :latents])
+        def draws(key: PRNGKeyArray) -> Float[Array, "S B Z"] | None:
+            return paired_noise(key, inner_samples, q.mean) if inner_samples else None
 
         def local(current: AnyGaussian, noise: Array | None) -> tuple[Array, Preconditioner]:
             if noise is None:
                 return metric(params, q, psi, current.mean, x)
-            each = jax.vmap(lambda z: metric(params, q, psi, z, x))(placed(current, noise))
+            each = jax.vmap(lambda z: metric(params, q, psi, z, x))(place(current, noise))
             return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), each)
 
         def step(current: AnyGaussian, key: PRNGKeyArray) -> tuple[AnyGaussian, Array]:
@@ -172,7 +166,7 @@ def newton(
             factor = jnp.ones(move.shape[:1], move.dtype)
             if halvings:
                 # the draws spread around each candidate, which is then judged by its mean
-                spread = jnp.zeros_like(move)[None] if noise is None else placed(current, noise) - current.mean[None]
+                spread = jnp.zeros_like(move)[None] if noise is None else place(current, noise) - current.mean[None]
                 over_draws = jax.vmap(lambda z, e: objective(z + e[None]), in_axes=(None, 0))
                 factor = best_factor(lambda z: jnp.mean(over_draws(z, spread), axis=0), current.mean, move, halvings)
             move = factor[:, None] * move
