@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from gpvae_jax import networks, train
 from gpvae_jax.capacity import inference_size, match_capacity
+from gpvae_jax.checks import check_at_least
 from gpvae_jax.config import Config, ModelConfig, TrainConfig
 from gpvae_jax.data import Dataset
 from gpvae_jax.likelihoods import LIKELIHOODS, Likelihood
@@ -146,8 +147,9 @@ def build_model(
     settings: ModelConfig, likelihood: Likelihood, data_shape: tuple[int, ...]
 ) -> tuple[LatentModel, Network]:
     """The generative model and the encoder network of a configuration."""
-    if settings.latent_dim < 1:
-        raise ValueError(f"latent_dim must be at least 1, got {settings.latent_dim}.")
+    check_at_least(1, latent_dim=settings.latent_dim, width=settings.width, features=settings.features)
+    for units in settings.hidden:
+        check_at_least(1, hidden=units)
     if settings.architecture not in ARCHITECTURES:
         raise ValueError(unknown("architecture", settings.architecture, ARCHITECTURES))
     activation = settings.activation
@@ -214,8 +216,7 @@ def check_closed_form(config: Config) -> None:
     count = config.train.closed_form
     if count is None:
         return
-    if count < 1:
-        raise ValueError(f"closed_form is a number of examples of at least 1, got {count}.")
+    check_at_least(1, closed_form=count)
     if config.train.epochs or config.method != "gpvae" or "weight_posterior=full" not in config.settings:
         raise ValueError(
             "closed_form needs epochs 0, start_from, and the method gpvae with weight_posterior=full, got epochs "

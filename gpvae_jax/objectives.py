@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from gpvae_jax.bounds import elbo, iwae, log_weights
+from gpvae_jax.checks import check_at_least
 from gpvae_jax.mixtures.bounds import importance_weighted
 from gpvae_jax.mixtures.posterior import GaussianMixture
 from gpvae_jax.types import InferenceMethod, LatentModel, Metrics, Params, Posterior
@@ -87,8 +88,7 @@ def iwae_trained(
     et al. (2019) for the posterior's parameters, whose signal does not vanish as K grows; the posterior must then
     offer `log_prob` and be no mixture, and one decoder pass (of four) is added. β weighs log p(z) − log q.
     """
-    if num_samples < 1:
-        raise ValueError(f"iwae_trained needs num_samples of at least 1, got {num_samples}.")
+    check_at_least(1, num_samples=num_samples)
 
     def loss(
         params: Params, key: PRNGKeyArray, x: Float[Array, "B *D"], *, beta: float | Array = 1.0

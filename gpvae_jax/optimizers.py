@@ -5,6 +5,7 @@ from typing import Any
 
 import optax
 
+from gpvae_jax.checks import check_above, check_at_least
 from gpvae_jax.config import TrainConfig
 from gpvae_jax.naming import unknown
 
@@ -16,7 +17,6 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 }
 SCHEDULES = ("constant", "cosine")
 EXAMPLES = ("train", "held_out", "model")
-POSITIVE = ("batch_size", "learning_rate", "validation_samples")
 
 
 def build_optimizer(config: TrainConfig, steps_per_epoch: int) -> optax.GradientTransformation:
@@ -50,9 +50,8 @@ def beta_schedule(config: TrainConfig, steps_per_epoch: int) -> Callable[[Any], 
 
 def check_train(config: TrainConfig) -> None:
     """Raise ValueError, one sentence, on a training setting out of range."""
-    for name in POSITIVE:
-        if not getattr(config, name) > 0:
-            raise ValueError(f"{name} must be above 0, got {getattr(config, name)}.")
+    check_above(0, learning_rate=config.learning_rate)
+    check_at_least(1, batch_size=config.batch_size, validation_samples=config.validation_samples)
     if config.epochs < 1 and (config.epochs < 0 or config.start_from is None):
         raise ValueError(
             f"epochs must be above 0, got {config.epochs}; 0 is for a run that takes over what start_from has trained."
@@ -62,12 +61,16 @@ def check_train(config: TrainConfig) -> None:
     if config.examples == "model" and config.start_from is None:
         raise ValueError("Examples drawn from the model need a trained one; give its run with --start-from.")
     for name in ("warmup_epochs", "beta_warmup_epochs", "beta", "weight_decay"):
-        if getattr(config, name) < 0:
-            raise ValueError(f"{name} must not be negative, got {getattr(config, name)}.")
-    for name in ("patience", "num_seeds"):
-        if getattr(config, name) is not None and getattr(config, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}.")
-    if config.clip_norm is not None and config.clip_norm <= 0:
-        raise ValueError(f"clip_norm must be above 0, got {config.clip_norm}.")
+        check_at_least(0, **{name: getattr(config, name)})
+    for name in ("patience", "num_seeds", "iwae_samples"):
+        if (number := getattr(config, name)) is not None:
+            check_at_least(1, **{name: number})
+    if config.clip_norm is not None:
+        check_above(0, clip_norm=config.clip_norm)
+    if config.doubly_reparameterized and config.iwae_samples is None:
+        raise ValueError(
+            "doubly_reparameterized is a gradient of the importance-weighted bound; say of how many samples with "
+            "--iwae-samples, or leave it out."
+        )
     if config.ema_decay is not None and not 0 < config.ema_decay < 1:
         raise ValueError(f"ema_decay must lie between 0 and 1, got {config.ema_decay}.")

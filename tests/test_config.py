@@ -12,8 +12,11 @@ from gpvae_jax import config
 from gpvae_jax.build import build
 from gpvae_jax.config import Config, DataConfig, ModelConfig, TrainConfig
 from gpvae_jax.data import from_arrays
+from gpvae_jax.methods import METHODS
 from gpvae_jax.optimizers import build_optimizer, check_train
+from gpvae_jax.settings import method_settings
 
+KEY = jax.random.key(0)
 GREY = np.random.default_rng(0).integers(0, 256, (60, 4, 4, 1), np.uint8)
 DATA = from_arrays(GREY[:40], GREY[40:50], GREY[50:], name="grey")
 REAL = from_arrays(*(part / np.float32(255) for part in (GREY[:40], GREY[40:50], GREY[50:])), name="real")
@@ -70,6 +73,10 @@ def test_unreadable_files_are_one_sentence(tmp_path: Path) -> None:
         ({"model": {"architecture": "cnv"}}, "did you mean 'conv'?"),
         ({"model": {"activation": "rely"}}, "did you mean 'relu'?"),
         ({"model": {"latent_dim": 0}}, "latent_dim must be at least 1"),
+        ({"model": {"hidden": (8, 0)}}, "hidden must be at least 1, got 0"),
+        ({"train": {"beta": float("nan")}}, "beta must be finite and at least 0, got nan"),
+        ({"train": {"learning_rate": float("inf")}}, "learning_rate must be finite and above 0, got inf"),
+        ({"train": {"doubly_reparameterized": True}}, "say of how many samples with --iwae-samples"),
         ({"model": {"architecture": "conv"}}, "of at least 16×16"),
         ({"data": {"binarization": "dinamic"}}, "did you mean 'dynamic'?"),
         ({"train": {"optimizer": "adm"}}, "did you mean 'adam'?"),
@@ -84,6 +91,25 @@ def test_unreadable_files_are_one_sentence(tmp_path: Path) -> None:
 def test_settings_that_fit_nothing_are_one_sentence(changes: dict, sentence: str) -> None:
     with pytest.raises(ValueError, match=".*" + sentence.replace("?", r"\?")):
         build(small(**changes), DATA)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_number_no_method_can_use_is_one_sentence(method: str) -> None:
+    """Whatever number a setting is given, the method can be built and traced, or says what it expected."""
+    for name, default in method_settings(METHODS[method]).items():
+        if isinstance(default, bool | str):
+            continue
+        for text in ("0", "-1", "nan") if isinstance(default, float) else ("0", "-1"):
+            wanted = small(method=method, settings=(f"{name}={text}",))
+            try:
+                setup = build(wanted, DATA)
+            except ValueError as error:
+                assert str(error).endswith(f", got {float(text) if isinstance(default, float) else text}."), error  # noqa: PT017
+                continue
+            assert text != "nan"
+            x = setup.observation.evaluate(setup.data.train[:2])
+            params = jax.eval_shape(setup.method.init, KEY, x)
+            jax.eval_shape(setup.method.loss, params, KEY, x)
 
 
 @pytest.mark.parametrize(
@@ -162,5 +188,5 @@ def test_any_method_trains_on_the_importance_weighted_bound() -> None:
     params = setup.method.init(jax.random.key(0), x)
     _, metrics = jax.jit(setup.method.loss)(params, jax.random.key(1), x)
     assert metrics["iwae"] > metrics["elbo"]
-    with pytest.raises(ValueError, match="num_samples of at least 1, got 0"):
+    with pytest.raises(ValueError, match="iwae_samples must be at least 1, got 0"):
         build(small(train={"iwae_samples": 0}), DATA)

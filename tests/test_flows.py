@@ -165,5 +165,5 @@ def test_householder_posterior_is_the_rotated_gaussian():
 
 
 def test_bad_sizes_are_told():
-    with pytest.raises(ValueError, match="at least one hidden layer and unit, got 0 layers of 8"):
+    with pytest.raises(ValueError, match="layers must be at least 1, got 0"):
         made(SIZE, CONTEXT, 8, 0)

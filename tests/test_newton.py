@@ -244,8 +244,8 @@ def test_the_low_rank_forms_agree_with_dense_algebra():
     [
         ({"curvature": "lernt"}, "did you mean 'learned'"),
         ({"covariance": "ful"}, "did you mean 'full'"),
-        ({"steps": -1}, "steps of at least 0, got -1"),
-        ({"step_size": 0.0}, "step_size above 0, got 0"),
+        ({"steps": -1}, "steps must be at least 0, got -1"),
+        ({"step_size": 0.0}, "step_size must be above 0, got 0"),
     ],
 )
 def test_bad_settings_are_told(settings, sentence):

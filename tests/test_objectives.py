@@ -141,7 +141,7 @@ def test_bad_settings_are_told():
         def sample_and_log_prob(self, key, num_samples):
             return jnp.zeros((num_samples, 5, 3)), jnp.zeros((num_samples, 5))
 
-    with pytest.raises(ValueError, match="num_samples of at least 1, got 0"):
+    with pytest.raises(ValueError, match="num_samples must be at least 1, got 0"):
         iwae_trained(BASE, MODEL, num_samples=0)
     method = BASE._replace(posterior=lambda params, key, x: (Silent(), {}))
     with pytest.raises(ValueError, match="Silent has no log_prob"):

@@ -231,7 +231,7 @@ def test_the_epsilons_start_where_told(kind):
         ({"refinement": "recursiv"}, "did you mean 'recursive'"),
         ({"epsilon": "const"}, "did you mean 'constant'"),
         ({"initial_epsilon": 1.0}, "strictly between 0 and 1"),
-        ({"cap": 0.0}, "cap must be positive"),
+        ({"cap": 0.0}, "cap must be above 0"),
         ({"entropy_weight": float("nan")}, "entropy_weight"),
     ],
 )

@@ -90,4 +90,4 @@ def test_more_steps_of_a_trained_run_are_evaluated_beside_it(tmp_path, capsys):
     assert not (run / "results.json").exists()
     capsys.readouterr()
     assert cli.main([*evaluate, "--steps", "-1"]) == 1
-    assert "steps of at least 0, got -1" in capsys.readouterr().err
+    assert "steps must be at least 0, got -1" in capsys.readouterr().err

@@ -207,6 +207,6 @@ def test_it_refines_any_gaussian_method():
 
 
 def test_bad_settings_are_told():
-    for settings in ({"steps": -1}, {"step_size": 0.0}, {"clip_norm": -1.0}):
-        with pytest.raises(ValueError, match="savi expects steps ≥ 0, step_size > 0 and clip_norm > 0"):
-            savi(MODEL, ENCODER, **settings)
+    for name, value in (("steps", -1), ("step_size", 0.0), ("clip_norm", -1.0), ("inner_samples", 0)):
+        with pytest.raises(ValueError, match=f"{name} must be (above|at least)"):
+            savi(MODEL, ENCODER, **{name: value})

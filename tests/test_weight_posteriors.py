@@ -156,6 +156,8 @@ def test_white_noise_is_positive_bounded_and_starts_constant():
     start = jnp.asarray([1e-3, 0.5], jnp.float32)
     params = init_white_noise(F, start)
     np.testing.assert_allclose(white_noise(params, PSI), np.broadcast_to(start, (B, Z)), rtol=1e-5)
+    least = white_noise(init_white_noise(F, jnp.full((Z,), 1e-30)), PSI)
+    assert ((least > 0) & (least < 1e-6)).all()
     wild = white_noise(perturb(params, 0, 100.0), 100 * PSI)
     assert np.isfinite(wild).all()
     assert (np.abs(np.log(wild)) <= LOG_NOISE_BOUND * (1 + 1e-5)).all()
@@ -164,5 +166,5 @@ def test_white_noise_is_positive_bounded_and_starts_constant():
 def test_bad_settings():
     with pytest.raises(ValueError, match=r"Unknown weight posterior 'diag'.*diagonal"):
         weight_posterior_by_name("diag", 1)
-    with pytest.raises(ValueError, match="rank at least 1, got 0"):
+    with pytest.raises(ValueError, match="rank must be at least 1, got 0"):
         low_rank(0)

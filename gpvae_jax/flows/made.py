@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from gpvae_jax.checks import check_at_least
 from gpvae_jax.networks import linear
 
 
@@ -31,8 +32,7 @@ def made(latent_dim: int, context_dim: int, width: int, layers: int) -> Made:
     start at variance 1/(number of unmasked inputs), those of the output at a hundredth of that, so that a flow
     starts near the affine one its gate bias makes.
     """
-    if width < 1 or layers < 1:
-        raise ValueError(f"made expects at least one hidden layer and unit, got {layers} layers of {width}.")
+    check_at_least(1, width=width, layers=layers)
     hidden = np.arange(width) * latent_dim // width  # degrees, evenly spread
     position = np.arange(latent_dim)
     masks = [position[:, None] < hidden[None, :]]

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from gpvae_jax.checks import check_at_least
 from gpvae_jax.gaussians.cholesky import cholesky_and_inverse
 from gpvae_jax.naming import unknown
 from gpvae_jax.posteriors import LOG_STD_BOUND
@@ -58,8 +59,7 @@ def low_rank(rank: int = 8) -> WeightPosterior:
     L starts random, for at L = 0 its gradient vanishes; D and L Lᵀ share the start variance equally, on average.
     Raises ValueError where rank < 1.
     """
-    if rank < 1:
-        raise ValueError(f"A low-rank weight posterior needs rank at least 1, got {rank}.")
+    check_at_least(1, rank=rank)
 
     def init(key: PRNGKeyArray, num_features: int, num_outputs: int, start: float) -> PyTree:
         params = diagonal().init(key, num_features, num_outputs, 0.5 * start)
@@ -160,8 +160,8 @@ def cholesky_factor(params: PyTree) -> Float[Array, "*Z F F"]:
 
 
 def init_white_noise(num_features: int, start: Float[Array, " Z"]) -> PyTree:
-    """Parameters of v(x), which starts as the constant start[Z]."""
-    bias = LOG_NOISE_BOUND * jnp.arctanh(jnp.log(start) / LOG_NOISE_BOUND)
+    """Parameters of v(x), which starts as the constant start[Z], or the nearest one well within v's bounds."""
+    bias = LOG_NOISE_BOUND * jnp.arctanh(jnp.clip(jnp.log(start) / LOG_NOISE_BOUND, -0.99, 0.99))
     return {"weight": _zeros(*start.shape, num_features), "bias": bias}
 
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from gpvae_jax.checks import check_above, check_at_least
 from gpvae_jax.gp.features import encode_with_features
 from gpvae_jax.gp.posterior import GaussianScaleMixture
 from gpvae_jax.gp.weights import WeightPosterior, init_white_noise, weight_posterior_by_name
@@ -74,8 +75,16 @@ def gpvae(
        to zero on the examples it sees; `gp.laplace` fits it by marginal likelihood.
     Raises ValueError, one sentence, on a setting out of range.
     """
-    positive = {"start_variance": start_variance, "prior_scale": prior_scale, "num_samples": num_samples}
-    _check(objective, positive, num_data, quadrature, features)
+    if objective not in OBJECTIVES:
+        raise ValueError(unknown("objective", objective, OBJECTIVES))
+    if num_data < 1:
+        raise ValueError(
+            f"gpvae needs num_data, the number of examples that its weights' KL is spread over, got {num_data}."
+        )
+    check_above(0, start_variance=start_variance, prior_scale=prior_scale)
+    check_at_least(1, num_samples=num_samples)
+    check_at_least(2, quadrature=quadrature)
+    check_at_least(0, features=features)  # 0: the network's own
     family = weight_posterior_by_name(weight_posterior, rank)
     encoding = encode_with_features(model, encoder, base, feature_network, features, own_features, unit_features)
 
@@ -173,19 +182,3 @@ def _freeze(params: Params, base: bool, model: bool) -> Params:
     if base:
         phi = phi | {"base": jax.lax.stop_gradient(phi["base"])}
     return Params(jax.lax.stop_gradient(theta) if model else theta, phi)
-
-
-def _check(objective: str, positive: dict[str, float], num_data: int, quadrature: int, features: int) -> None:
-    if objective not in OBJECTIVES:
-        raise ValueError(unknown("objective", objective, OBJECTIVES))
-    if num_data < 1:
-        raise ValueError(
-            f"gpvae needs num_data, the number of examples that its weights' KL is spread over, got {num_data}."
-        )
-    for name, value in positive.items():
-        if not value > 0:
-            raise ValueError(f"{name} must be above 0, got {value}.")
-    if quadrature < 2:
-        raise ValueError(f"quadrature needs at least 2 nodes, got {quadrature}.")
-    if features < 0:
-        raise ValueError(f"features must be 0 (the network's own) or a width above it, got {features}.")

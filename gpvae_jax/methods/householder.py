@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from gpvae_jax.checks import check_at_least
 from gpvae_jax.flows.posteriors import HouseholderPosterior, stacked
 from gpvae_jax.methods.vae import vae
 from gpvae_jax.networks import linear
@@ -24,8 +25,8 @@ def householder(model: LatentModel, encoder: Network, *, steps: int = 4, num_sam
     the loss takes in closed form. steps: T; 0 is the vae. num_samples: draws of z for the loss.
     φ is that of `vae`, {"encoder", "head"}, and "first" and "next", the Dense layers.
     """
-    if steps < 0:
-        raise ValueError(f"householder expects steps ≥ 0, got {steps}.")
+    check_at_least(0, steps=steps)
+    check_at_least(1, num_samples=num_samples)
     amortized = vae(model, encoder)
     head = linear(encoder.out_shape[-1], 2 * model.latent_dim)
     first = linear(encoder.out_shape[-1], model.latent_dim)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from gpvae_jax.checks import check_above, check_at_least
 from gpvae_jax.gaussians.preconditioner import bounded
 from gpvae_jax.gp.features import encode_with_features
 from gpvae_jax.keys import beyond_base
@@ -46,11 +47,9 @@ def iterative(
     Cost per step: one decoder gradient and (F + 5 Z) width multiplications. Raises ValueError on a setting out of
     range.
     """
-    if steps < 0 or width < 1 or not step_size > 0 or not largest_move > 0:
-        raise ValueError(
-            "iterative expects steps of at least 0, width of at least 1, step_size and largest_move above 0, got "
-            f"{steps}, {width}, {step_size} and {largest_move}."
-        )
+    check_at_least(0, steps=steps)
+    check_at_least(1, width=width, num_samples=num_samples)
+    check_above(0, step_size=step_size, largest_move=largest_move)
     latents = model.latent_dim
     encoding = encode_with_features(model, encoder, base, None, 0, own_features=False)
     network = mlp((encoding.width + 2 * latents,), (width,), (3, latents))

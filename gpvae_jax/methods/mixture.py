@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from gpvae_jax.checks import check_at_least
 from gpvae_jax.keys import beyond_base
 from gpvae_jax.methods.vae import vae
 from gpvae_jax.mixtures.bounds import all_to_all, component_metrics, some_to_all
@@ -80,9 +81,7 @@ def mixture(
 
 
 def _check(num_components: int, num_samples: int, weights: str, estimator: str, num_drawn: int) -> None:
-    for name, count in (("num_components", num_components), ("num_samples", num_samples)):
-        if count < 1:
-            raise ValueError(f"{name} must be at least 1, got {count}.")
+    check_at_least(1, num_components=num_components, num_samples=num_samples)
     for kind, value, names in (("weights", weights, WEIGHTS), ("estimator", estimator, ESTIMATORS)):
         if value not in names:
             raise ValueError(unknown(kind, value, names))

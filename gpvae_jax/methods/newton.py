@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from gpvae_jax.checks import check_above, check_at_least
 from gpvae_jax.gaussians.family import AnyGaussian, paired_noise, place
 from gpvae_jax.gaussians.gauss_newton import gauss_newton
 from gpvae_jax.gaussians.line_search import best_factor
@@ -81,12 +82,12 @@ def newton(
     Cost per step: one decoder gradient, for "gauss_newton" Z tangents more, for halvings their decoder passes.
     Raises ValueError on a setting out of range.
     """
-    _check(
-        curvature,
-        covariance,
-        {"steps": steps, "halvings": halvings, "inner_samples": inner_samples},
-        {"step_size": step_size, "rank": rank, "largest_move": largest_move},
-    )
+    for kind, value, names in (("curvature", curvature, CURVATURES), ("covariance", covariance, COVARIANCES)):
+        if value not in names:
+            raise ValueError(unknown(kind, value, names))
+    check_at_least(0, steps=steps, halvings=halvings, inner_samples=inner_samples)
+    check_at_least(1, rank=rank, num_samples=num_samples)
+    check_above(0, step_size=step_size, largest_move=largest_move)
     is_learned = curvature in ("learned", "lowrank")
     latents, columns = model.latent_dim, rank if curvature == "lowrank" else 0
     encoding = encode_with_features(model, encoder, base, None, 0, own_features=False)
@@ -197,15 +198,3 @@ def _log_joint(model: LatentModel, theta: PyTree, x: Array, z: Float[Array, "B Z
 def _times(prior: Float[Array, "B Z"], move: Float[Array, "B Z"]) -> Float[Array, "B Z"]:
     """P (μ − μ₀), zero where nothing has moved, whatever P."""
     return jnp.where(move == 0, jnp.zeros_like(move), prior * move)
-
-
-def _check(curvature: str, covariance: str, counts: dict[str, int], positive: dict[str, float]) -> None:
-    for kind, value, names in (("curvature", curvature, CURVATURES), ("covariance", covariance, COVARIANCES)):
-        if value not in names:
-            raise ValueError(unknown(kind, value, names))
-    for name, count in counts.items():
-        if count < 0:
-            raise ValueError(f"newton expects {name} of at least 0, got {count}.")
-    for name, number in positive.items():
-        if not number > 0:
-            raise ValueError(f"newton expects {name} above 0, got {number}.")

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from gpvae_jax.checks import check_at_least
 from gpvae_jax.keys import beyond_base
 from gpvae_jax.methods.vae import vae
 from gpvae_jax.mixtures import criteria
@@ -187,9 +188,8 @@ def _metrics(q: GaussianMixture, epsilon: Float[Array, "B M1"]) -> Metrics:
 
 
 def _check(num_components, num_samples, objective, cap, cap_on, against, refinement, entropy_weight) -> None:
-    for name, value in (("num_components", num_components), ("num_samples", num_samples)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}.")
+    check_at_least(1, num_components=num_components, num_samples=num_samples)
+    check_at_least(0, entropy_weight=entropy_weight)
     known = (
         ("objective", objective, criteria.OBJECTIVES),
         ("place of the cap", cap_on, criteria.CAPS),
@@ -199,5 +199,5 @@ def _check(num_components, num_samples, objective, cap, cap_on, against, refinem
     for kind, value, names in known:
         if value not in names:
             raise ValueError(unknown(kind, value, names))
-    if not cap > 0 or not entropy_weight >= 0:
-        raise ValueError(f"cap must be positive and entropy_weight not negative, got {cap} and {entropy_weight}.")
+    if not cap > 0:  # and infinite for none
+        raise ValueError(f"cap must be above 0, got {cap}.")

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from gpvae_jax.checks import check_above, check_at_least
 from gpvae_jax.gaussians.family import paired_noise, place
 from gpvae_jax.methods.vae import vae
 from gpvae_jax.objectives import analytic_loss
@@ -46,10 +47,9 @@ def savi(
     its estimate of L rises, L itself need not (one sample, many steps). num_samples: draws for the final loss.
     Cost: each step is one forward and one backward pass of the decoder, about three times that in training.
     """
-    if steps < 0 or step_size <= 0 or clip_norm <= 0:
-        raise ValueError(
-            f"savi expects steps ≥ 0, step_size > 0 and clip_norm > 0, got {steps}, {step_size} and {clip_norm}."
-        )
+    check_at_least(0, steps=steps)
+    check_at_least(1, inner_samples=inner_samples, num_samples=num_samples)
+    check_above(0, step_size=step_size, clip_norm=clip_norm)
     base = vae(model, encoder) if base is None else base
     inner = optax.sgd(1.0) if inner is None else inner
 

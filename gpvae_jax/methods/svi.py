@@ -11,6 +11,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from gpvae_jax.checks import check_above, check_at_least
 from gpvae_jax.gaussians.family import AnyGaussian, Gaussian
 from gpvae_jax.gaussians.full import FullGaussian, from_covariance, from_diagonal
 from gpvae_jax.gaussians.per_example import Optimum, optimize
@@ -42,6 +43,8 @@ def svi(
     """
     if family not in FAMILIES:
         raise ValueError(unknown("family", family, FAMILIES))
+    check_at_least(1, max_steps=max_steps, inner_samples=inner_samples)
+    check_above(0, learning_rate=learning_rate)
     base = vae(model, encoder) if base is None else base
     optimizer = optax.adam(learning_rate)
 

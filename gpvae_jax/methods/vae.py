@@ -8,6 +8,7 @@ import math
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from gpvae_jax.checks import check_above, check_at_least
 from gpvae_jax.networks import linear
 from gpvae_jax.objectives import analytic_loss, sampled_loss
 from gpvae_jax.posteriors import DiagonalGaussian, diagonal_gaussian
@@ -28,10 +29,10 @@ def vae(
     num_samples: draws of z per example and step. analytic_kl: the KL to the prior in closed form, otherwise
     estimated by the same draws (β weighs it either way). std_scale: multiplies s; over trained parameters, with a
     factor chosen on validation data, it is the rival of every method that gains by a wider q alone.
-    Raises ValueError where std_scale is not above 0.
+    Raises ValueError on a setting out of range.
     """
-    if not std_scale > 0:
-        raise ValueError(f"vae expects std_scale > 0, got {std_scale}.")
+    check_above(0, std_scale=std_scale)
+    check_at_least(1, num_samples=num_samples)
     head = linear(encoder.out_shape[-1], 2 * model.latent_dim)
 
     def init(key: PRNGKeyArray, x: Float[Array, "N *D"]) -> Params:

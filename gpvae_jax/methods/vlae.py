@@ -6,6 +6,7 @@ Equations: docs/mathematics.md.
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from gpvae_jax.checks import check_above, check_at_least
 from gpvae_jax.gaussians.full import FullGaussian, from_diagonal, from_precision
 from gpvae_jax.gaussians.gauss_newton import JACOBIANS, LocalModel, gauss_newton
 from gpvae_jax.gaussians.line_search import best_factor
@@ -38,8 +39,9 @@ def vlae(
     Trained through the steps, by the exact gradient. Cost: (T + 1) Jacobians of Z decoder tangents each, so about
     2 (T + 1) Z decoder passes per example to infer, and about three times that to train: an order above SAVI.
     """
-    if steps < 0 or halvings < 0:
-        raise ValueError(f"vlae expects steps ≥ 0 and halvings ≥ 0, got {steps} and {halvings}.")
+    check_at_least(0, steps=steps, halvings=halvings)
+    check_at_least(1, num_samples=num_samples)
+    check_above(0, step_size=step_size)
     if jacobian not in JACOBIANS:
         raise ValueError(unknown("jacobian", jacobian, JACOBIANS))
     base = vae(model, encoder) if base is None else base

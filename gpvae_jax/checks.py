@@ -1,0 +1,21 @@
+"""Numbers that a user gives, each with one sentence where it cannot be: what was expected and what came."""
+
+import math
+
+
+def check_at_least(least: float, **numbers: float) -> None:
+    """Raise ValueError unless every number, given by its name, is finite and at least so large."""
+    for name, number in numbers.items():
+        if not (number >= least and math.isfinite(number)):
+            raise ValueError(f"{name} must be {_finite(number)}at least {least}, got {number}.")
+
+
+def check_above(bound: float, **numbers: float) -> None:
+    """Raise ValueError unless every number, given by its name, is finite and above the bound."""
+    for name, number in numbers.items():
+        if not (number > bound and math.isfinite(number)):
+            raise ValueError(f"{name} must be {_finite(number)}above {bound}, got {number}.")
+
+
+def _finite(number: float) -> str:
+    return "" if math.isfinite(number) else "finite and "
