@@ -4,6 +4,8 @@ A tree is stored as a flat dict from each leaf's path to its array, so that inte
 states all survive, and a checkpoint of another model is recognised by its paths and shapes.
 """
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ def exists(folder: Path) -> bool:
 def restore(folder: Path, like: PyTree) -> tuple[int, PyTree]:
     """The step and tree of the checkpoint in `folder`; `like` gives structure, shapes and dtypes (`jax.eval_shape`).
 
-    Raises FileNotFoundError where there is none, ValueError where it belongs to another model.
+    Raises FileNotFoundError where there is none, ValueError where it belongs to another model or is damaged.
     """
     import orbax.checkpoint as ocp
 
@@ -39,10 +41,25 @@ def restore(folder: Path, like: PyTree) -> tuple[int, PyTree]:
         if step is None:
             raise FileNotFoundError(f"There is no complete checkpoint in {folder}; train the run first.")
         target = _flat(jax.eval_shape(_keys_as_data, like))
-        _check_same(folder, target, manager.item_metadata(step).tree)
-        flat = manager.restore(step, args=ocp.args.StandardRestore(jax.tree.map(_placed, target)))
+        with _readable(folder):
+            stored = manager.item_metadata(step).tree
+        _check_same(folder, target, stored)
+        with _readable(folder):
+            flat = manager.restore(step, args=ocp.args.StandardRestore(jax.tree.map(_placed, target)))
     restored = jax.tree.unflatten(jax.tree.structure(like), flat.values())
     return step, jax.tree.map(_data_as_key, restored, like)
+
+
+@contextlib.contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    """A damaged checkpoint raises errors of many types, deep in what reads it; whatever it is, it is told as that."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(
+            f"The checkpoint in {folder} is damaged and cannot be read ({type(error).__name__}); train it anew, or "
+            "restore the folder from a copy."
+        ) from error
 
 
 def _flat(tree: PyTree) -> dict[str, Any]:

@@ -18,10 +18,8 @@ from gpvae_jax.naming import unknown
 # what a user can cause; anything else is a bug and keeps its traceback
 EXPECTED = (
     ValueError,
-    FileNotFoundError,
-    FileExistsError,
+    OSError,
     ModuleNotFoundError,
-    ConnectionError,
     ArithmeticError,
 )
 
@@ -181,9 +179,16 @@ def main(arguments: list[str] | None = None) -> int:
     except EXPECTED as error:
         if os.environ.get("GPVAE_JAX_DEBUG"):
             raise
-        print(f"gpvae: {error}", file=sys.stderr)
+        print(f"gpvae: {_sentence(error)}", file=sys.stderr)
         return 1
     return 0
+
+
+def _sentence(error: Exception) -> str:
+    """What went wrong; of an error of the operating system, without its number."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.strerror}: {error.filename}"
+    return str(error)
 
 
 def parse(arguments: list[str]) -> Any:

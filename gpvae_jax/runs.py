@@ -6,6 +6,7 @@ last/ best/   checkpoints: the whole training state, and the best parameters alo
 results.json  summaries of `evaluate`; per-example values beside it in test.npz
 """
 
+import functools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -44,7 +45,7 @@ def open_run(folder: Path, data: Dataset | None = None) -> Run:
     if not path.is_file():
         raise FileNotFoundError(f"{folder} is not a run folder: it holds no config.json; give the folder of a run.")
     settings, _ = config.read(path)
-    recorded = json.loads(path.read_text())["data"]["checksum"]
+    recorded = _recorded_checksum(path)
     data = load_data(settings) if data is None else data
     if data.checksum != recorded:
         raise ValueError(
@@ -54,14 +55,24 @@ def open_run(folder: Path, data: Dataset | None = None) -> Run:
     return Run(folder, build(settings, data))
 
 
+def _recorded_checksum(path: Path) -> str:
+    try:
+        return str(json.loads(path.read_text())["data"]["checksum"])
+    except (KeyError, TypeError):
+        raise ValueError(f"{path} does not say which data it was trained on, so it is no run's; train anew.") from None
+
+
 def create(folder: Path, settings: config.Config, data: Dataset | None = None) -> Run:
     """Make a run folder. Everything that can be wrong with the settings is found before anything is written."""
     if (folder / "config.json").exists():
         raise FileExistsError(f"{folder} already holds a run; continue it with --resume or choose another folder.")
     data = load_data(settings) if data is None else data
     setup = build(settings, data)
+    run = Run(folder, setup)
     if settings.train.start_from is not None:
-        open_run(Path(settings.train.start_from))
+        trained = open_run(Path(settings.train.start_from))
+        jax.eval_shape(_start_from(run, trained), _abstract_state(trained).best)
+        best_params(trained)
     folder.mkdir(parents=True, exist_ok=True)
     record = {
         "config": config.to_dict(setup.config),
@@ -74,7 +85,7 @@ def create(folder: Path, settings: config.Config, data: Dataset | None = None) -
         "environment": environment(),
     }
     write_json(folder / "config.json", record)
-    return Run(folder, setup)
+    return run
 
 
 def load_data(settings: config.Config) -> Dataset:
@@ -102,7 +113,8 @@ def records(
         _, state = checkpoint.restore(run.folder / "last", _abstract_state(run))
     _cut_metrics(run.folder, 0 if state is None else int(np.max(state.epoch)))
     if state is None and settings.start_from is not None:
-        state = _started_from(run, open_run(Path(settings.start_from)))
+        trained = open_run(Path(settings.start_from))
+        state = jax.jit(_start_from(run, trained))(best_params(trained))
         if settings.closed_form is not None:
             state = _fitted(run, state, settings.closed_form, progress)
         if settings.epochs == 0:
@@ -137,8 +149,8 @@ def records(
                 _save(run, record.state)
 
 
-def _started_from(run: Run, trained: Run) -> train.TrainState:
-    """The first state of a run that starts from another's best parameters, each seed from its own or all from one."""
+def _start_from(run: Run, trained: Run) -> Callable[[Params], train.TrainState]:
+    """From another run's best parameters to the first state of this one, each seed from its own or all from one."""
     seeds, from_seeds = (r.setup.config.train.num_seeds for r in (run, trained))
     if from_seeds not in (None, seeds):
         raise ValueError(
@@ -154,10 +166,9 @@ def _started_from(run: Run, trained: Run) -> train.TrainState:
 
     key = jax.random.key(setup.config.train.seed)
     if seeds is None:
-        return jax.jit(first)(key, best_params(trained))
-    keys = train.seed_keys(key, seeds)
+        return functools.partial(first, key)
     axes = (0, None if from_seeds is None else 0)
-    return jax.jit(jax.vmap(first, in_axes=axes))(keys, best_params(trained))
+    return functools.partial(jax.vmap(first, in_axes=axes), train.seed_keys(key, seeds))
 
 
 def _fitted(run: Run, state: train.TrainState, count: int, progress: Callable[[float], None]) -> train.TrainState:
@@ -219,7 +230,10 @@ def history(folder: Path) -> list[dict[str, Any]]:
     path = folder / "metrics.jsonl"
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no metrics.jsonl; train the run first.")
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged, {error}; continue the run with --resume, or train it anew.") from error
 
 
 def _cut_metrics(folder: Path, epoch: int) -> None:

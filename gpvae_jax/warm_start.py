@@ -86,9 +86,13 @@ def _spread(stacked: Any, trained: Any, key: PRNGKeyArray, noise: float | None) 
 
 
 def _same_shapes(fresh: PyTree, trained: PyTree, what: str) -> None:
-    wanted, got = jax.tree.map(jnp.shape, fresh), jax.tree.map(jnp.shape, trained)
-    if wanted != got:
-        raise ValueError(
-            f"A warm start needs networks of the same shapes, but {what} has {wanted} here and {got} in the trained "
-            "run; use the same model settings in both."
-        )
+    wanted, got = (
+        {jax.tree_util.keystr(path): jnp.shape(leaf) for path, leaf in jax.tree.leaves_with_path(tree)}
+        for tree in (fresh, trained)
+    )
+    for name in sorted(wanted.keys() | got.keys()):
+        if wanted.get(name) != got.get(name):
+            raise ValueError(
+                f"A warm start needs networks of the same shapes, but {what}{name} is {wanted.get(name, 'nothing')} "
+                f"here and {got.get(name, 'nothing')} in the trained run; use the same model settings in both."
+            )

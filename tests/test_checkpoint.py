@@ -56,3 +56,12 @@ def test_missing_checkpoint_is_one_sentence(tmp_path: Path) -> None:
         checkpoint.restore(tmp_path / "nothing", {"x": jnp.ones(1)})
     with pytest.raises(FileNotFoundError, match="no complete checkpoint"):
         checkpoint.restore(tmp_path, {"x": jnp.ones(1)})
+
+
+@pytest.mark.parametrize("file", ["_METADATA", "manifest.ocdbt"])
+def test_a_damaged_checkpoint_is_one_sentence(tmp_path: Path, file: str) -> None:
+    checkpoint.save(tmp_path, 1, {"x": jnp.ones(2)})
+    for path in tmp_path.rglob(file):
+        path.write_bytes(path.read_bytes()[:10])
+    with pytest.raises(ValueError, match="is damaged and cannot be read"):
+        checkpoint.restore(tmp_path, {"x": jnp.ones(2)})

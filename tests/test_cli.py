@@ -122,6 +122,9 @@ def test_a_run_starts_from_another(capsys: pytest.CaptureFixture[str], tmp_path:
     assert_close(started.inference["base"], trained.inference, 1e-6)
     status, _, error = gpvae(capsys, *warm, "--out", str(tmp_path / "third"))
     assert (status, "use --num-seeds 2" in error) == (1, True)
+    status, _, error = gpvae(capsys, *warm, "--num-seeds", "2", "--hidden", "9", "--out", str(tmp_path / "third"))
+    assert (status, "['layer_0']['bias'] is (9,) here and (8,) in the trained run" in error) == (1, True)
+    assert not (tmp_path / "third").exists()  # what cannot start leaves nothing
 
 
 def test_config_file_supplies_defaults_and_options_win(tmp_path: Path) -> None:
@@ -174,6 +177,13 @@ def test_mistakes_are_one_sentence(
     assert error.startswith("gpvae: ")
     assert error.count("\n") == 1
     assert not list(tmp_path.rglob("*.json*"))  # nothing was written
+
+
+def test_a_folder_that_cannot_be_is_one_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path, data: str) -> None:
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file" / "run"):
+        status, _, error = gpvae(capsys, "train", "--data", data, "--out", str(out), *SMALL)
+        assert (status, error.count("\n"), str(out) in error, "Errno" in error) == (1, 1, True, False)
 
 
 def test_wrong_option_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,5 +56,5 @@ def test_rematerialisation_changes_no_gradient() -> None:
 
 @pytest.mark.parametrize("wrong", [{"steps": -1}, {"width": 0}, {"step_size": 0.0}, {"largest_move": -1.0}])
 def test_a_wrong_setting_is_told(wrong) -> None:
-    with pytest.raises(ValueError, match="must be (above|at least)"):
+    with pytest.raises(ValueError, match=r"must be (above|at least)"):
         iterative(MODEL, ENCODER, **wrong)

@@ -155,6 +155,12 @@ def test_what_is_not_a_run_is_one_sentence(tmp_path: Path) -> None:
         runs.best_params(runs.open_run(tmp_path, DATA))
     with pytest.raises(FileNotFoundError, match="train the run first"):
         runs.history(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text('{"epoch"')
+    with pytest.raises(ValueError, match=r"metrics\.jsonl is damaged"):
+        runs.history(tmp_path)
+    (tmp_path / "config.json").write_text('{"config": {}}')
+    with pytest.raises(ValueError, match="does not say which data"):
+        runs.open_run(tmp_path, DATA)
 
 
 def test_json_has_null_where_a_number_is_not_finite(tmp_path: Path) -> None:
