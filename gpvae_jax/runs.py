@@ -20,6 +20,7 @@ from jaxtyping import PRNGKeyArray
 from gpvae_jax import checkpoint, config, train
 from gpvae_jax.build import Setup, build
 from gpvae_jax.data import Dataset, load
+from gpvae_jax.data.dataset import checksum
 from gpvae_jax.environment import environment
 from gpvae_jax.files import plain, write_json, write_text
 from gpvae_jax.gp.closed_form import closed_form
@@ -213,6 +214,11 @@ def _save(run: Run, state: train.TrainState) -> None:
 def best_params(run: Run) -> Params:
     """The best parameters of a trained run, `[R, …]` when it trained R seeds."""
     return checkpoint.restore((run.trained or run.folder) / "best", _abstract_state(run).best)[1]
+
+
+def parameters_checksum(run: Run) -> str:
+    """The checksum of the best parameters: results that hold another are of a run that has been trained on since."""
+    return checksum([np.asarray(leaf) for leaf in jax.tree.leaves(best_params(run))])
 
 
 def _abstract_state(run: Run) -> train.TrainState:

@@ -13,8 +13,9 @@ from gpvae_jax import checkpoint, runs
 from gpvae_jax.build import build
 from gpvae_jax.compare import rows, same_settings
 from gpvae_jax.data import from_arrays
-from gpvae_jax.evaluate.run import evaluate_run, params_by_seed
-from gpvae_jax.files import write_json
+from gpvae_jax.evaluate.run import evaluate_run, kept_results, params_by_seed
+from gpvae_jax.evaluate.slow import optimal_bounds
+from gpvae_jax.files import plain, write_json
 from gpvae_jax.train import DivergenceError
 from tests.test_config import DATA, small
 
@@ -179,6 +180,19 @@ def test_evaluation_counts_every_example_once_and_pairs_by_key(tmp_path: Path) -
     evaluate_run(run, num_samples=(2,), max_examples=7)
     with np.load(tmp_path / "test.npz") as arrays:
         chex.assert_trees_all_equal(first, {name: arrays[name] for name in arrays.files})
+
+
+def test_what_was_kept_of_a_run_is_not_that_of_the_same_run_trained_on(tmp_path: Path) -> None:
+    options = {"epochs": 20, "batch_size": 8}
+    run = train(tmp_path, stop_after=1, train=options)
+    results = evaluate_run(run, num_samples=(2,))
+    assert kept_results(run, "validation") is None
+    assert json.dumps(kept_results(run, "test")) == json.dumps(plain(results))
+    first = optimal_bounds(run, max_examples=2, families=("diagonal",))["diagonal"]
+    assert np.array_equal(optimal_bounds(run, max_examples=2, families=("diagonal",))["diagonal"], first)
+    run = train(tmp_path, resume=True, train=options)
+    assert kept_results(run, "test") is None
+    assert np.all(optimal_bounds(run, max_examples=2, families=("diagonal",))["diagonal"] != first)
 
 
 def test_setup_is_the_same_from_folder_and_from_settings(tmp_path: Path) -> None:

@@ -6,14 +6,12 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from experiments.table1.cells import BY_TITLE, DATASETS, GUESSES, Cell, Scale, candidates, needs
 from gpvae_jax import build, compare, config, data, runs
 from gpvae_jax.commands import finish_run, train_run
 from gpvae_jax.data import Dataset
-from gpvae_jax.data.dataset import checksum
 from gpvae_jax.environment import environment
 from gpvae_jax.evaluate.paired import paired
 from gpvae_jax.evaluate.run import example_values
@@ -114,8 +112,7 @@ def _from_scratch(scale: Scale, cell: Cell) -> bool:
 def _start(job: Job, cell: Cell, dataset: Dataset) -> dict[str, Any]:
     """A VAE with KL warm-up and a constant learning rate, which the others go on from."""
     run = train_run(job.folder(cell), settings(job, cell, dataset, "vae", job.scale.start_epochs), dataset)
-    parameters = checksum([np.asarray(leaf) for leaf in jax.tree.leaves(runs.best_params(run))])
-    return {"parameters": parameters, "seconds": _seconds(run), "environment": environment()}
+    return {"parameters": runs.parameters_checksum(run), "seconds": _seconds(run), "environment": environment()}
 
 
 def _choose(job: Job, cell: Cell, dataset: Dataset) -> dict[str, Any]:

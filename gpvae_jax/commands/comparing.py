@@ -1,7 +1,6 @@
 """`gpvae compare`: several methods, trained, evaluated and put side by side."""
 
 import functools
-import json
 import shlex
 import sys
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from gpvae_jax.commands.training import progress_text
 from gpvae_jax.config import Config
 from gpvae_jax.data import Dataset
 from gpvae_jax.evaluate.memory import optional_memory
-from gpvae_jax.evaluate.run import SPLITS, evaluate_run
+from gpvae_jax.evaluate.run import evaluate_run, kept_results
 from gpvae_jax.methods import METHODS
 from gpvae_jax.progress import STEPS, bars, console, say
 from gpvae_jax.report import table
@@ -100,9 +99,5 @@ def finish_run(
 
 
 def _evaluated(run: runs.Run, num_samples: tuple[int, ...], max_examples: int | None, split: str) -> bool:
-    path = run.folder / SPLITS[split]
-    if not path.is_file():
-        return False
-    results = json.loads(path.read_text())
-    count = len(getattr(run.setup.dataset, split)[:max_examples])
-    return (results["num_samples"], results["num_examples"]) == (list(num_samples), count)
+    results, count = kept_results(run, split), len(getattr(run.setup.dataset, split)[:max_examples])
+    return results is not None and (results["num_samples"], results["num_examples"]) == (list(num_samples), count)

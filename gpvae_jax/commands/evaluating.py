@@ -1,6 +1,5 @@
 """`gpvae evaluate`: what a finished run is worth."""
 
-import json
 from typing import Any
 
 from gpvae_jax import cli, plots, runs
@@ -9,7 +8,7 @@ from gpvae_jax.commands.training import describe
 from gpvae_jax.evaluate import slow
 from gpvae_jax.evaluate.ais import SCHEDULES
 from gpvae_jax.evaluate.memory import optional_memory
-from gpvae_jax.evaluate.run import SPLITS, evaluate_run, split_examples, summary
+from gpvae_jax.evaluate.run import SPLITS, evaluate_run, kept_results, split_examples, summary
 from gpvae_jax.evaluate.summaries import gap_summaries, generalization_gaps, uncertainty_summaries
 from gpvae_jax.files import write_json
 from gpvae_jax.naming import unknown
@@ -38,10 +37,8 @@ def evaluate_command(command: cli.Evaluate) -> None:
     elif command.steps is not None:
         run = with_steps(run, command.steps)
     path = run.folder / SPLITS[command.split]
-    if "iwae" in command.estimators or not path.is_file():
-        results = _bounds(run, command)
-    else:
-        results = json.loads(path.read_text())
+    results = None if "iwae" in command.estimators else kept_results(run, command.split)
+    results = results or _bounds(run, command)
     _show_bounds(results, command.split)
     results |= _slow_estimates(run, command, results["num_examples"])
     write_json(path, results)

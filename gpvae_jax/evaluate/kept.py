@@ -60,8 +60,11 @@ def kept(
     batches: Callable[[Work], Iterator[Arrays]],
     progress: Callable[[float], None],
 ) -> Arrays:
-    """Per-example arrays [R, N] from batches, written after each into `name`; what is there of these settings stays."""
-    path = run.folder / name
+    """Per-example arrays [R, N] from batches, written after each into `name`.
+
+    What is there of these settings and of the parameters that the run has now stays.
+    """
+    path, settings = run.folder / name, settings | {"parameters": runs.parameters_checksum(run)}
     each, done = params_by_seed(run), _read(path, settings)
     for seed, params in enumerate(each):
         mine = done.setdefault(seed, [])

@@ -1,6 +1,7 @@
 """Evaluate a trained run folder on its test set and keep the result in it."""
 
 import functools
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -79,11 +80,21 @@ def evaluate_run(
         "latency_batch": min(LATENCY_BATCH, len(setup.dataset.test)),
         "latency_ms": measure({"inference": call})["inference"]._asdict(),
         "num_params": {"model": num_params(each[0].model), "inference": num_params(each[0].inference)},
+        "parameters": runs.parameters_checksum(run),
         "environment": environment(),
     }
     write_npz(run.folder / f"{split}.npz", arrays)
     write_json(run.folder / SPLITS[split], results)
     return results
+
+
+def kept_results(run: runs.Run, split: str) -> dict[str, Any] | None:
+    """What `evaluate_run` has kept of a split for the parameters the run has now, or None."""
+    path = run.folder / SPLITS[split]
+    if not path.is_file():
+        return None
+    results: dict[str, Any] = json.loads(path.read_text())
+    return results if results.get("parameters") == runs.parameters_checksum(run) else None
 
 
 def example_values(folder: Path, split: str = "test") -> dict[str, Float[np.ndarray, "R N"]]:

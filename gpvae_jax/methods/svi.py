@@ -43,7 +43,8 @@ def svi(
     """
     if family not in FAMILIES:
         raise ValueError(unknown("family", family, FAMILIES))
-    check_at_least(1, max_steps=max_steps, inner_samples=inner_samples)
+    check_at_least(0, max_steps=max_steps)
+    check_at_least(1, inner_samples=inner_samples)
     check_above(0, learning_rate=learning_rate)
     base = vae(model, encoder) if base is None else base
     optimizer = optax.adam(learning_rate)
