@@ -54,13 +54,6 @@ def build(config: Config, dataset: Dataset) -> Setup:
     train.check_fit(data, config.train.batch_size)
     check_closed_form(config)
     model, method = build_model_and_method(config, likelihood, data)
-    if config.train.iwae_samples is not None:
-        method = iwae_trained(
-            method,
-            model,
-            num_samples=config.train.iwae_samples,
-            doubly_reparameterized=config.train.doubly_reparameterized,
-        )
     trainer = build_trainer(config.train, model, method, observation, data)
     return Setup(config, dataset, observation, likelihood, model, method, trainer, data)
 
@@ -180,12 +173,17 @@ def build_encoder(settings: ModelConfig, data_shape: tuple[int, ...], width: int
 def build_method(config: Config, model: LatentModel, encoder: Network, *, num_data: int) -> InferenceMethod:
     """A method by name with its settings, over another where base=NAME,setting=value,… is among them.
 
-    A base gpvae serves as the Gaussian of its moments (`as_gaussian`), and the loss has the KL of its weights.
+    It is trained on its own loss, or on the bound of train.iwae_samples. A base gpvae serves as the Gaussian of its
+    moments (`as_gaussian`). Whatever the loss, it has the KL of a gpvae's weights.
     """
     factory, settings = _factory(config.method, [s for s in config.settings if not s.startswith(BASE)], num_data)
     bases = [item.removeprefix(BASE) for item in config.settings if item.startswith(BASE)]
+    own_loss = config.train.iwae_samples is None
+    if not own_loss and "refinement=newest" in config.settings:
+        raise ValueError("refinement=newest trains the newest component alone, but iwae_samples all; leave one out.")
     if not bases:
-        return factory(model, encoder, **settings)
+        method = _trained(config.train, factory(model, encoder, **settings), model)
+        return method if own_loss or config.method != "gpvae" else _with_weight_kl(method, settings)
     if not has_base(factory):
         over = ", ".join(sorted(name for name in METHODS if has_base(METHODS[name])))
         raise ValueError(f"{config.method} is built over no other method, so it has no base; these have: {over}.")
@@ -193,12 +191,26 @@ def build_method(config: Config, model: LatentModel, encoder: Network, *, num_da
     make_base, base_settings = _factory(name, items, num_data)
     base = make_base(model, encoder, **base_settings)
     if name != "gpvae":
-        return factory(model, encoder, base=base, **settings)
-    method = factory(model, encoder, base=as_gaussian(base), **settings)
-    if config.method == "svi":  # it trains nothing of its own: its loss is the gpvae's, the KL included
+        return _trained(config.train, factory(model, encoder, base=base, **settings), model)
+    method = _trained(config.train, factory(model, encoder, base=as_gaussian(base), **settings), model)
+    if own_loss and config.method == "svi":  # it trains nothing of its own: its loss is the gpvae's, the KL included
         return method
-    wanted = {key: base_settings[key] for key in ("weight_posterior", "rank", "prior_scale") if key in base_settings}
-    return with_weight_kl(method, base_settings["num_data"], **wanted)
+    return _with_weight_kl(method, base_settings)
+
+
+def _trained(config: TrainConfig, method: InferenceMethod, model: LatentModel) -> InferenceMethod:
+    """The method on its own loss, or on the importance-weighted bound."""
+    count, doubly = config.iwae_samples, config.doubly_reparameterized
+    return method if count is None else iwae_trained(method, model, num_samples=count, doubly_reparameterized=doubly)
+
+
+def _with_weight_kl(method: InferenceMethod, settings: dict[str, Any]) -> InferenceMethod:
+    """A method whose loss is not the gpvae's of these settings but has the KL of its weights."""
+    for name in ("freeze_base", "freeze_model"):
+        if settings.get(name):
+            raise ValueError(f"{name} is of the gpvae's own loss, which is not what is trained on here; leave it out.")
+    wanted = {key: settings[key] for key in ("weight_posterior", "rank", "prior_scale") if key in settings}
+    return with_weight_kl(method, settings["num_data"], **wanted)
 
 
 def _factory(name: str, items: Iterable[str], num_data: int) -> tuple[Callable[..., InferenceMethod], dict[str, Any]]:

@@ -18,13 +18,14 @@ from tests.cases import DATA_SHAPE, X, assert_close, compiled, perturb, small_en
 KEY = jax.random.key(0)
 DATA = from_arrays(np.random.default_rng(0).integers(0, 2, (40, *DATA_SHAPE)), name="small")
 MODEL, ENCODER = small_model(), small_encoder()
-OVER = ["recmix", "mixture", "savi", "newton", "svi"]
+OVER = ["recmix", "mixture", "savi", "newton", "svi", "iwae"]
+WHOLE = ("svi", "iwae")  # whose φ is the base's
 KINDS = {"recmix": GaussianMixture, "mixture": GaussianMixture, "newton": LowRankGaussian}
 
 
-def made(method: str, *settings: str) -> build.Setup:
+def made(method: str, *settings: str, **train: object) -> build.Setup:
     values = {"method": method, "settings": settings, "model": {"latent_dim": 3, "hidden": [6]}}
-    setup = build.build(config.from_dict(values | {"train": {"batch_size": 8}}), DATA)
+    setup = build.build(config.from_dict(values | {"train": {"batch_size": 8} | train}), DATA)
     return setup._replace(method=compiled(setup.method))
 
 
@@ -39,7 +40,7 @@ def test_the_loss_has_the_weights_kl_once_for_each_gpvae(method):
     if "components" in phi:
         parts = [jax.tree.map(lambda leaf, m=m: leaf[m], phi["components"]) for m in range(3)]
     else:
-        parts = [phi if method == "svi" else phi["base"]]
+        parts = [phi if method in WHOLE else phi["base"]]
     wanted = sum(float(weight_kl(part, family, 0.5)) for part in parts) / len(DATA.train)
     np.testing.assert_allclose(metrics["weight_kl"], wanted, rtol=1e-5)
     halved = build.build_method(
@@ -72,11 +73,35 @@ def test_it_starts_from_a_vae_and_from_a_gpvae(method, trained_by):
     case = config.Config(method=method, settings=("base=gpvae",))
     over = build.build_method(case, MODEL, ENCODER, num_data=50)
     warm = warm_start(over.init(jax.random.key(4), X), trained, jax.random.key(5)).inference
-    inner = warm if method == "svi" else warm.get("base", warm.get("components"))
+    inner = warm if method in WHOLE else warm.get("base", warm.get("components"))
     if method in ("recmix", "mixture"):
         inner = jax.tree.map(lambda leaf: leaf[0], inner)
     assert jax.tree.structure(inner) == jax.tree.structure(base.init(KEY, X).inference)
     assert_close(inner["base"] if trained_by == "vae" else inner, trained.inference, 0.0)
+
+
+@pytest.mark.parametrize(("method", "settings"), [("gpvae", ()), ("newton", ("base=gpvae",)), ("svi", ("base=gpvae",))])
+def test_on_the_importance_weighted_bound_the_weights_kl_stays(method, settings):
+    plain, weighted = made(method, *settings), made(method, *settings, iwae_samples=2)
+    params = perturb(plain.method.init(KEY, X), 1)
+    value, metrics = weighted.method.loss(params, KEY, X)
+    assert metrics["weight_kl"] > 0
+    np.testing.assert_allclose(value, metrics["weight_kl"] - metrics["iwae"], rtol=1e-5)
+    if method != "svi":  # whose own loss would optimise every example
+        np.testing.assert_allclose(metrics["weight_kl"], plain.method.loss(params, KEY, X)[1]["weight_kl"], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "train", "words"),
+    [
+        ("gpvae", ("freeze_model=true",), {"iwae_samples": 2}, "freeze_model is of the gpvae's own loss"),
+        ("newton", ("base=gpvae,freeze_base=true",), {}, "freeze_base is of the gpvae's own loss"),
+        ("recmix", ("refinement=newest",), {"iwae_samples": 2}, "refinement=newest trains the newest component alone"),
+    ],
+)
+def test_a_setting_that_would_be_left_out_is_told(method, settings, train, words):
+    with pytest.raises(ValueError, match=words):
+        made(method, *settings, **train)
 
 
 @pytest.mark.parametrize(

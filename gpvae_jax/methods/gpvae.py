@@ -144,7 +144,7 @@ def with_weight_kl(
 ) -> InferenceMethod:
     """A method over GPVAEs (`as_gaussian`), or a mixture of them, whose loss has the KL of all their weights / N too.
 
-    Needs φ["base"] or φ["components"] to be a GPVAE's φ; the settings are that GPVAE's (derived: the bound of the
+    Needs φ, φ["base"] or φ["components"] to be a GPVAE's φ; the settings are that GPVAE's (derived: the bound of the
     refined or mixed posterior given (W, U) at their moments, less the same description length as GPVAE's own).
     """
     family = weight_posterior_by_name(weight_posterior, rank)
@@ -157,7 +157,7 @@ def with_weight_kl(
     ) -> tuple[Float[Array, ""], Metrics]:
         value, metrics = method.loss(params, key, x, beta=beta)
         phi = params.inference
-        parts = phi["components"] if "components" in phi else phi["base"]
+        parts = phi if set(ERRORS) <= set(phi) else phi.get("components", phi.get("base"))
         weights = {name: parts[name] for name in (*ERRORS, "log_prior_scale") if name in parts}
         total = jnp.sum(jax.vmap(kl)(weights)) if "components" in phi else kl(weights)
         return value + total, metrics | {"weight_kl": total}
