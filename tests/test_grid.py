@@ -92,3 +92,20 @@ def test_the_most_divergent_coordinates():
     best_mean, best_std = mean.copy(), std.copy()
     best_mean[0, [1, 3]], best_mean[1, 0], best_std[1, 2] = 2.0, -1.0, 0.1
     np.testing.assert_array_equal(most_divergent(mean, std, best_mean, best_std), [[1, 3], [0, 2]])
+
+
+@pytest.mark.parametrize(("width", "size"), [(0.02, 150), (0.01, 300)])
+def test_a_narrow_ridge_across_both_axes_is_resolved_or_told(width, size):
+    """z₁ + z₂ observed with a standard deviation far below the first grid's cell of 0.08."""
+
+    def log_likelihood(theta, x, z):
+        away = (x[None, :, 0] - z.sum(axis=-1)) / theta
+        return -0.5 * jnp.square(away) - jnp.log(theta)
+
+    model = MODEL._replace(log_likelihood=log_likelihood)
+    x = jnp.asarray([[0.31], [-1.27]], jnp.float32)
+    grid = grid_posterior(model, jnp.float32(width), x, size=size)
+    expected = stats.norm(0, np.sqrt(2 + width**2)).logpdf(np.asarray(x)[:, 0])
+    np.testing.assert_allclose(grid.log_evidence, expected + 0.5 * np.log(2 * np.pi), atol=2e-3)
+    with pytest.raises(ValueError, match=r"A grid of 80×80 points does not resolve the posterior of example [01]"):
+        grid_posterior(model, jnp.float32(width / 10), x, size=20)
