@@ -18,6 +18,8 @@ from gpvae_jax.methods import METHODS
 from gpvae_jax.progress import STEPS, bars, console, say
 from gpvae_jax.report import table
 
+WIDE = 1000  # characters, more than any table needs
+
 
 def compare_command(command: cli.Compare) -> None:
     """Train what is not yet trained, evaluate what is not yet evaluated, and write the report."""
@@ -42,7 +44,8 @@ def compare_command(command: cli.Compare) -> None:
         progress.update(task, text="timing inference and writing the report")
         made, path = compare.report(command.out, compared, shlex.join(["gpvae", *sys.argv[1:]]))
         progress.update(task, text="")
-    console.print(table(made, "rich"))
+    width = console.width if console.is_terminal else None  # a file or a pipe has none
+    console.print(table(made, "rich", width=width), width=width or WIDE)
     say(compare.conclusion(compared))
     say(f"Report: {path}   the table as Markdown, CSV and LaTeX beside it, one run folder per method")
 

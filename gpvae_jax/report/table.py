@@ -12,17 +12,20 @@ from gpvae_jax.report.rows import CompareRow
 if TYPE_CHECKING:
     from rich.table import Table
 
-_TERMINAL = 100  # columns that the table is laid out for
+_TERMINAL = 100  # characters that the table is laid out for
+# what a narrower terminal goes without, the first first: columns by the first of their names in CSV
+_DISPENSABLE = ("train_seconds", "num_params", "epochs", "difference_se_seeds", "ess")
 FORMATS = ("markdown", "csv", "latex", "rich")
 
 
 @overload
 def table(rows: Sequence[CompareRow], format: Literal["markdown", "csv", "latex"]) -> str: ...
 @overload
-def table(rows: Sequence[CompareRow], format: Literal["rich"]) -> "Table": ...
-def table(rows: Sequence[CompareRow], format: str) -> "str | Table":
+def table(rows: Sequence[CompareRow], format: Literal["rich"], *, width: int | None = None) -> "Table": ...
+def table(rows: Sequence[CompareRow], format: str, *, width: int | None = None) -> "str | Table":
     """The comparison as text ("markdown", "csv", "latex") or as a table for the terminal ("rich").
 
+    width: of the terminal, in characters; a narrow one is shown fewer columns, and told which it is not.
     LaTeX needs the package booktabs. CSV holds unrounded numbers, the standard errors in columns of their own, nothing
     where a value is unknown.
     Raises ValueError on another format or where the rows cannot be compared.
@@ -31,7 +34,7 @@ def table(rows: Sequence[CompareRow], format: str) -> "str | Table":
         "markdown": _markdown,
         "csv": _csv,
         "latex": _latex,
-        "rich": _rich,
+        "rich": lambda rows: _rich(rows, width),
     }
     if format not in writers:
         raise ValueError(unknown("table format", format, FORMATS))
@@ -86,21 +89,27 @@ def _latex(rows: Sequence[CompareRow]) -> str:
     return "\n".join([start, r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
-def _rich(rows: Sequence[CompareRow]) -> "Table":
+def _rich(rows: Sequence[CompareRow], width: int | None) -> "Table":
     """Two lines a method, the value above and what belongs to it below, so that 100 columns hold the table."""
     from rich import box
     from rich.table import Table
     from rich.text import Text  # not markup: a name may hold brackets
 
-    shown = columns(rows)
+    shown, omitted = columns(rows), []
+    for name in _DISPENSABLE:
+        if width is None or _width(shown) + len(shown) <= width:
+            break
+        omitted += [column.title for column in shown if name in column.numbers]
+        shown = [column for column in shown if name not in column.numbers]
     count = f"{rows[0].num_examples:,}"
+    caption = f"Bounds in nats per example, higher is better; ± standard error over {count} test examples."
     result = Table(
         box=box.SIMPLE_HEAD,
         show_edge=False,
-        padding=(0, 1 if _width(shown) + 2 * len(shown) <= _TERMINAL else 0),
+        padding=(0, 1 if _width(shown) + 2 * len(shown) <= (width or _TERMINAL) else 0),
         collapse_padding=True,
         pad_edge=False,
-        caption=f"Bounds in nats per example, higher is better; ± standard error over {count} test examples.",
+        caption=caption + (f" No room here for: {', '.join(omitted)}." if omitted else ""),
         caption_justify="left",
     )
     for column in shown:  # folded where there is no room, for a number cut short would be a wrong number
