@@ -12,6 +12,7 @@ from typing import Any
 
 import tyro
 
+from gpvae_jax import __version__
 from gpvae_jax.config import Config, read
 from gpvae_jax.naming import unknown
 
@@ -161,6 +162,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if not arguments or arguments[0] in ("-h", "--help"):
             print(overview())
+        elif arguments[0] == "--version":
+            print(f"gpvae {__version__}")
         else:
             command = parse(arguments)
             from gpvae_jax import commands  # imports JAX
@@ -209,7 +212,7 @@ def overview() -> str:
     lines = [f"  gpvae {name:<10}{(kind.__doc__ or '').splitlines()[0]}" for name, kind in COMMANDS.items()]
     return "\n".join(
         [
-            "usage: gpvae COMMAND [options]      (gpvae COMMAND --help lists a command's options)",
+            "usage: gpvae COMMAND [options]      (gpvae COMMAND --help lists a command's options; gpvae --version)",
             "",
             "Variational autoencoders with better posteriors, and the means to judge them.",
             "",

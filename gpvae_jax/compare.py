@@ -106,6 +106,7 @@ def rows(compared: dict[str, runs.Run]) -> list[CompareRow]:
                 name=name,
                 num_params=sum(results["num_params"].values()),
                 epochs=len(epochs),
+                epochs_before=runs.epochs_before(run.folder),
                 train_seconds=sum(epoch["seconds"] for epoch in epochs),
                 num_examples=results["num_examples"],
                 elbo=estimate(of["elbo"]),

@@ -69,11 +69,12 @@ def create(folder: Path, settings: config.Config, data: Dataset | None = None) -
         raise FileExistsError(f"{folder} already holds a run; continue it with --resume or choose another folder.")
     data = load_data(settings) if data is None else data
     setup = build(settings, data)
-    run = Run(folder, setup)
+    run, before = Run(folder, setup), 0
     if settings.train.start_from is not None:
         trained = open_run(Path(settings.train.start_from))
         jax.eval_shape(_start_from(run, trained), _abstract_state(trained).best)
         best_params(trained)
+        before = trained_epochs(trained.folder)
     folder.mkdir(parents=True, exist_ok=True)
     record = {
         "config": config.to_dict(setup.config),
@@ -83,6 +84,7 @@ def create(folder: Path, settings: config.Config, data: Dataset | None = None) -
             "shape": data.train.shape[1:],
             "split": data.split,
         },
+        "epochs_before": before,
         "environment": environment(),
     }
     write_json(folder / "config.json", record)
@@ -240,6 +242,17 @@ def history(folder: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in path.read_text().splitlines()]
     except ValueError as error:
         raise ValueError(f"{path} is damaged, {error}; continue the run with --resume, or train it anew.") from error
+
+
+def epochs_before(folder: Path) -> int:
+    """Epochs that the parameters a run started from had been trained; 0 from scratch."""
+    return int(json.loads((folder / "config.json").read_text()).get("epochs_before", 0))
+
+
+def trained_epochs(folder: Path) -> int:
+    """Epochs that a run's best parameters have been trained, those of the run it started from included."""
+    epochs = history(folder)
+    return epochs_before(folder) + (int(np.median(epochs[-1]["best_epoch"])) if epochs else 0)
 
 
 def _cut_metrics(folder: Path, epoch: int) -> None:

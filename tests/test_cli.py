@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import gpvae_jax
 from gpvae_jax import cli, commands, compare, progress, runs, train
 from gpvae_jax.commands import training
 from gpvae_jax.evaluate import kept, slow
@@ -107,8 +108,11 @@ def test_labels_set_the_runs_settings_and_the_test_set_can_be_cut(
     assert small < wide
     assert abs(wide - rival) < 0.1 * rival
     assert len({r["num_params"]["model"] for r in results}) == 1
-    recorded = json.loads((out / compare.folder_name(titles[2]) / "config.json").read_text())["config"]
-    assert recorded["train"]["start_from"] == str(out / "vae")
+    recorded = json.loads((out / compare.folder_name(titles[2]) / "config.json").read_text())
+    assert recorded["config"]["train"]["start_from"] == str(out / "vae")
+    best = runs.history(out / "vae")[-1]["best_epoch"]
+    assert recorded["epochs_before"] == best
+    assert f"/2 (+{best}) |" in (out / "table.md").read_text().splitlines()[-3]
 
 
 def test_a_run_starts_from_another(capsys: pytest.CaptureFixture[str], tmp_path: Path, data: str) -> None:
@@ -133,6 +137,10 @@ def test_config_file_supplies_defaults_and_options_win(tmp_path: Path) -> None:
     command = cli.parse(["train", "--config", str(path), "--seed", "5"])
     assert (command.run.train.epochs, command.run.train.seed) == (7, 5)
     assert cli.parse(["train", f"--config={path}"]).run.train.seed == 3
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpvae(capsys, "--version")[:2] == (0, f"gpvae {gpvae_jax.__version__} ")
 
 
 def test_list_names_every_method_and_its_settings(

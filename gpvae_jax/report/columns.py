@@ -13,6 +13,7 @@ _BEST_EPOCH = (
     "Best epoch / epochs trained. The best is the one with the highest validation ELBO; its parameters are the ones "
     "evaluated."
 )
+_BEFORE = " In brackets, those that the parameters it started from had been trained, which no time here counts."
 _ELBO = "Evidence lower bound on log p(x), mean over {count} test examples. Higher is better."
 _IWAE = (
     "A tighter lower bound on log p(x), from {count} weighted samples of q(z|x); it rises with their number and "
@@ -162,7 +163,12 @@ def _epochs(rows: Sequence[CompareRow]) -> Column:
         "epochs": [row.epochs for row in rows],
         "best_epoch": [row.best_epoch for row in rows],
     }
-    return Column("Epochs", "epochs", _BEST_EPOCH if best else _EPOCHS, texts, [""] * len(rows), numbers)
+    meaning, asides = _BEST_EPOCH if best else _EPOCHS, [""] * len(rows)
+    if any(row.epochs_before for row in rows):
+        meaning += _BEFORE
+        asides = [f"(+{row.epochs_before})" if row.epochs_before else "" for row in rows]
+        numbers["epochs_before"] = [row.epochs_before for row in rows]
+    return Column("Epochs", "epochs", meaning, texts, asides, numbers)
 
 
 def _times(rows: Sequence[CompareRow]) -> list[Column]:

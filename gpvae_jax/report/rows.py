@@ -40,6 +40,7 @@ class CompareRow(NamedTuple):
     bits_per_dim: Estimate | None = None  # of the IWAE of the largest K, for discrete data
     untrusted: float | None = None  # share of the examples with a Pareto k̂ above 0.7 at the largest K
     best_epoch: int | None = None  # the epoch whose parameters were evaluated
+    epochs_before: int = 0  # that the parameters it started from had been trained
     latency_batch: int = 128  # examples in the batch that was timed
     verdict: str | None = None  # by the IWAE of the largest K: one of VERDICTS; None where nothing was compared
 
