@@ -8,10 +8,11 @@ from gpvae_jax import build, config
 from gpvae_jax.data import from_arrays
 from gpvae_jax.gaussians.low_rank import LowRankGaussian
 from gpvae_jax.gp.weights import weight_posterior_by_name
-from gpvae_jax.methods import gpvae, vae
+from gpvae_jax.methods import gpvae, newton, vae
 from gpvae_jax.methods.gpvae import weight_kl
 from gpvae_jax.mixtures.posterior import GaussianMixture
 from gpvae_jax.posteriors import DiagonalGaussian
+from gpvae_jax.types import Params
 from gpvae_jax.warm_start import warm_start
 from tests.cases import DATA_SHAPE, X, assert_close, compiled, perturb, small_encoder, small_model
 
@@ -78,6 +79,21 @@ def test_it_starts_from_a_vae_and_from_a_gpvae(method, trained_by):
         inner = jax.tree.map(lambda leaf: leaf[0], inner)
     assert jax.tree.structure(inner) == jax.tree.structure(base.init(KEY, X).inference)
     assert_close(inner["base"] if trained_by == "vae" else inner, trained.inference, 0.0)
+
+
+@pytest.mark.parametrize("method", ["recmix", "mixture"])
+def test_every_component_takes_its_own_newton_step(method):
+    form = {"curvature": "learned", "covariance": "diagonal"}
+    setup = made(method, "base=newton," + ",".join(f"{name}={value}" for name, value in form.items()))
+    params = perturb(setup.method.init(KEY, X), 1)
+    q, _ = setup.method.posterior(params, KEY, X)
+    alone = compiled(newton(setup.model, build.build_encoder(setup.config.model, DATA_SHAPE), **form))
+    for m in range(3):
+        phi = jax.tree.map(lambda leaf, m=m: leaf[m], params.inference["components"])
+        wanted, _ = alone.posterior(Params(params.model, phi), KEY, X)
+        assert_close(DiagonalGaussian(q.means[m], q.log_stds[m]), wanted, 1e-5)
+    gradients = jax.jit(jax.grad(lambda p: setup.method.loss(p, KEY, X)[0]))(params)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
 
 
 @pytest.mark.parametrize(("method", "settings"), [("gpvae", ()), ("newton", ("base=gpvae",)), ("svi", ("base=gpvae",))])

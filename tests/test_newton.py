@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from jaxtyping import PyTree
 
+from gpvae_jax import model as models
 from gpvae_jax.bounds import elbo, log_weights
 from gpvae_jax.gaussians.preconditioner import Preconditioner, _absolute
+from gpvae_jax.likelihoods import bernoulli
 from gpvae_jax.methods import gpvae, newton, svi, vae
 from gpvae_jax.methods.gpvae import as_gaussian
 from gpvae_jax.methods.newton import CURVATURES
@@ -84,6 +86,33 @@ def test_halving_never_goes_down_and_small_steps_go_up(curvature):
         assert np.all(log_joint(params, q.mean) > log_joint(params, info["base_mean"]))
 
 
+def test_halving_never_goes_down_with_the_gp_prior_counted():
+    base = as_gaussian(gpvae(MODEL, ENCODER, num_data=50, start_variance=0.3))
+    settings = {"curvature": "gauss_newton", "step_size": 4.0, "halvings": 3, "steps": 2, "covariance": "base"}
+    method = compiled(newton(MODEL, ENCODER, base=base, use_gp_prior=True, **settings))
+    params = params_of(method, 0.6)
+    q, info = method.posterior(params, KEY, DATA)
+    precision = 1 / info["base"]["mean_variance"]
+    penalty = 0.5 * jnp.sum(precision * jnp.square(q.mean - info["base_mean"]), axis=-1)
+    assert np.all(log_joint(params, q.mean) - penalty >= log_joint(params, info["base_mean"]) - 1e-5)
+    assert np.any(info["step_factor"] > 0)
+
+
+@pytest.mark.parametrize("curvature", ["lowrank", "gauss_newton"])
+def test_128_latents(curvature):
+    """Posterior, bound and gradient are finite, and the covariance is what its factors or its precision say."""
+    model = models.latent_model(mlp((128,), (16,), (4, 4, 1)), bernoulli())
+    method = newton(model, mlp((4, 4, 1), (16,)), curvature=curvature, steps=2)
+    x = jnp.asarray(np.random.default_rng(0).random((3, 4, 4, 1)) < 0.5, jnp.float32)
+    params = perturb(method.init(KEY, x), 1, 0.3)
+    value, slope = jax.jit(jax.value_and_grad(lambda p: method.loss(p, KEY, x)[0]))(params)
+    assert np.isfinite(value)
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(slope))
+    q, _ = jax.jit(method.posterior)(params, KEY, x)
+    assert np.linalg.eigvalsh(np.asarray(q.covariance, np.float64)).min() > 0
+    np.testing.assert_allclose(q.log_det, 0.5 * np.linalg.slogdet(np.asarray(q.covariance, np.float64))[1], atol=0.02)
+
+
 def test_steps_on_draws_lead_to_the_best_gaussian_and_steps_at_the_mean_to_the_mode():
     """Against SVI, whose diagonal Gaussian has the greatest ELBO; the mode-centred one lies below where it is wide."""
     reference = svi(MODEL, ENCODER, max_steps=300, inner_samples=64)
@@ -104,11 +133,25 @@ def test_steps_on_draws_lead_to_the_best_gaussian_and_steps_at_the_mean_to_the_m
     assert found["optimum"] - found["draws"] < 0.5 * (found["optimum"] - found["mean"])
 
 
-@pytest.mark.parametrize("curvature", CURVATURES)
-def test_the_gradient_through_the_steps_is_exact(curvature):
+FULL_FORMS = {
+    "default": {},
+    "on draws": {"inner_samples": 2},
+    "P of a GPVAE": {"base": as_gaussian(gpvae(MODEL, ENCODER, num_data=50)), "use_gp_prior": True},
+}
+
+
+@pytest.mark.parametrize(
+    ("curvature", "form"),
+    [
+        *((curvature, {"covariance": "diagonal"}) for curvature in CURVATURES),
+        *(pytest.param("lowrank", form, id=f"lowrank, full, {name}") for name, form in FULL_FORMS.items()),
+        *(pytest.param("gauss_newton", form, id=f"gauss_newton, full, {name}") for name, form in FULL_FORMS.items()),
+    ],
+)
+def test_the_gradient_through_the_steps_is_exact(curvature, form):
     """Against finite differences in float64, along a random direction of all parameters."""
     with jax.enable_x64(True):
-        method = newton(MODEL, ENCODER, curvature=curvature, steps=2, step_size=0.3, covariance="diagonal")
+        method = newton(MODEL, ENCODER, curvature=curvature, steps=2, step_size=0.3, **form)
         x = jnp.asarray(np.asarray(X, np.float64))
         params = perturb(method.init(KEY, x), 1, 0.3)
         loss = jax.jit(jax.value_and_grad(lambda p: method.loss(p, KEY, x)[0]))
@@ -130,13 +173,13 @@ def test_the_gp_prior_is_a_trust_region(curvature):
 
     base = as_gaussian(gpvae(MODEL, ENCODER, num_data=50))
     settings = {"curvature": curvature, "step_size": 0.2, "largest_move": 1e6}
-    free = newton(MODEL, ENCODER, base=base, use_gp_prior=False, **settings)
+    free = newton(MODEL, ENCODER, base=base, **settings)
     params = params_of(free)
 
     @jax.jit
     def shift(variance: float) -> jax.Array:
         fixed = base._replace(posterior=lambda *a: _with_variance(base.posterior(*a), variance))
-        q, info = newton(MODEL, ENCODER, base=fixed, **settings).posterior(params, KEY, DATA)
+        q, info = newton(MODEL, ENCODER, base=fixed, use_gp_prior=True, **settings).posterior(params, KEY, DATA)
         return q.mean - info["base_mean"]
 
     q, info = jax.jit(free.posterior)(params, KEY, DATA)
@@ -170,7 +213,8 @@ def test_rematerialisation_changes_nothing():
 @pytest.mark.parametrize("curvature", CURVATURES)
 def test_an_image_without_a_feature_leaves_the_gradient_finite(curvature):
     """There the GPVAE's error has variance 0, and its precision is infinite."""
-    method = newton(MODEL, ENCODER, base=as_gaussian(gpvae(MODEL, ENCODER, num_data=50)), curvature=curvature)
+    base = as_gaussian(gpvae(MODEL, ENCODER, num_data=50))
+    method = newton(MODEL, ENCODER, base=base, use_gp_prior=True, curvature=curvature)
     x = DATA.at[0].set(0)
     params = method.init(KEY, x)
     _, info = method.posterior(params, KEY, x)

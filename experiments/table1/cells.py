@@ -72,7 +72,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "householder": ("", "steps=8"),
     "newton": ("", "curvature=learned:covariance=base"),
     "iterative": ("", "step_size=1"),
-    "newton on gpvae": ("", "use_gp_prior=false"),
+    "newton on gpvae": ("use_gp_prior=true", "use_gp_prior=false"),
 }
 
 

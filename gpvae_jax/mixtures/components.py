@@ -60,7 +60,7 @@ def components(base: InferenceMethod, *, shared_trunk: bool = False, how: str = 
             if not isinstance(q, DiagonalGaussian):
                 raise ValueError(
                     f"A mixture component must be a DiagonalGaussian, but the base method's posterior is a "
-                    f"{type(q).__name__}; choose a base with a Gaussian posterior."
+                    f"{type(q).__name__}; choose a base with a diagonal Gaussian (newton with covariance=diagonal)."
                 )
             return q
 
