@@ -30,6 +30,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "evaluation": ("--seconds", "3"),
     "annealing": ("--temperatures", "4", "--seconds", "2"),
     "scaling": ("--seconds", "0.3"),
+    "curvature": ("--seconds", "0.5"),
     "seeds": ("--seconds", "1"),
     "memory": (),
 }  # part -> settings of the benchmark before its underscore

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import annealing, deployment, goals, harness, latency, plots, records, regressions, tables
+from benchmarks import annealing, curvature, deployment, goals, harness, latency, plots, records, regressions, tables
 from benchmarks.records import Line, Results
 from gpvae_jax.evaluate.latency import interleave
 
@@ -70,6 +70,16 @@ def test_every_method_is_raced_and_what_has_no_bfloat16_says_so(small: None) -> 
     assert "bfloat16" in lines["vlae"].details["unsupported"]  # in the words of the JAX that is installed
     with tables.console().capture():
         tables.show(lines.values())
+
+
+def test_a_gauss_newton_step_costs_a_tangent_a_latent(small: None) -> None:
+    rows = (curvature.ROWS[0], curvature.ROWS[1], f"{curvature.EXACT}:covariance=base")
+    settings = curvature.Settings(rows=rows, latents=(2, 6), seconds=0.01)
+    costs = {(x.settings["latents"], x.row): x.details["products"] for x in curvature.run(settings)}
+    vae, gradient, exact = rows
+    assert costs[2, exact] - costs[2, vae] < costs[6, exact] - costs[6, vae]
+    assert (costs[6, exact] - costs[6, vae]) / (costs[2, exact] - costs[2, vae]) == pytest.approx(3, rel=0.4)
+    assert costs[6, gradient] - costs[6, vae] == pytest.approx(costs[2, gradient] - costs[2, vae], rel=0.05)
 
 
 def test_annealing_is_held_against_its_decoder_passes(small: None) -> None:
