@@ -179,8 +179,6 @@ def build_method(config: Config, model: LatentModel, encoder: Network, *, num_da
     factory, settings = _factory(config.method, [s for s in config.settings if not s.startswith(BASE)], num_data)
     bases = [item.removeprefix(BASE) for item in config.settings if item.startswith(BASE)]
     own_loss = config.train.iwae_samples is None
-    if not own_loss and "refinement=newest" in config.settings:
-        raise ValueError("refinement=newest trains the newest component alone, but iwae_samples all; leave one out.")
     if not bases:
         method = _trained(config.train, factory(model, encoder, **settings), model)
         return method if own_loss or config.method != "gpvae" else _with_weight_kl(method, settings)
@@ -206,9 +204,6 @@ def _trained(config: TrainConfig, method: InferenceMethod, model: LatentModel) -
 
 def _with_weight_kl(method: InferenceMethod, settings: dict[str, Any]) -> InferenceMethod:
     """A method whose loss is not the gpvae's of these settings but has the KL of its weights."""
-    for name in ("freeze_base", "freeze_model"):
-        if settings.get(name):
-            raise ValueError(f"{name} is of the gpvae's own loss, which is not what is trained on here; leave it out.")
     wanted = {key: settings[key] for key in ("weight_posterior", "rank", "prior_scale") if key in settings}
     return with_weight_kl(method, settings["num_data"], **wanted)
 
@@ -221,6 +216,29 @@ def _factory(name: str, items: Iterable[str], num_data: int) -> tuple[Callable[.
     if "num_data" in inspect.signature(METHODS[name]).parameters:
         settings.setdefault("num_data", num_data)
     return METHODS[name], settings
+
+
+def check_used(config: Config) -> None:
+    """Raise ValueError, one sentence, where a setting of a run that is to be made would have no effect."""
+    samples = config.train.iwae_samples
+    if config.train.doubly_reparameterized and samples is None:
+        raise ValueError(
+            "doubly_reparameterized is a gradient of the importance-weighted bound; say of how many samples with "
+            "--iwae-samples, or leave it out."
+        )
+    own = [item for item in config.settings if not item.startswith(BASE)]
+    _, settings = _factory(config.method, own, 1)
+    if samples is not None and settings.get("refinement") == "newest":
+        raise ValueError("refinement=newest trains the newest component alone, but iwae_samples all; leave one out.")
+    bases = [item.removeprefix(BASE) for item in config.settings if item.startswith(BASE)]
+    if bases and config.method != "svi":
+        name, *items = bases[-1].split(",")
+        _, settings = _factory(name, items, 1)
+    elif samples is None:
+        return
+    for name in ("freeze_base", "freeze_model"):
+        if settings.get(name):
+            raise ValueError(f"{name} is of the gpvae's own loss, which is not what is trained on here; leave it out.")
 
 
 def check_closed_form(config: Config) -> None:

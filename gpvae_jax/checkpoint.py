@@ -22,9 +22,10 @@ def save(folder: Path, step: int, tree: PyTree) -> None:
         manager.save(step, args=ocp.args.StandardSave(_flat(_keys_as_data(tree))))
 
 
-def exists(folder: Path) -> bool:
-    """Whether `folder` holds a checkpoint; one that was cut off while it was being written does not count."""
-    return folder.is_dir() and any(child.name.isdigit() for child in folder.iterdir())
+def latest(folder: Path) -> int | None:
+    """The step of the checkpoint in `folder`, None where there is none; one that was cut off does not count."""
+    steps = [int(child.name) for child in folder.iterdir() if child.name.isdigit()] if folder.is_dir() else []
+    return max(steps, default=None)
 
 
 def restore(folder: Path, like: PyTree) -> tuple[int, PyTree]:
@@ -55,6 +56,8 @@ def _readable(folder: Path) -> Iterator[None]:
     """A damaged checkpoint raises errors of many types, deep in what reads it; whatever it is, it is told as that."""
     try:
         yield
+    except (MemoryError, PermissionError, jax.errors.JaxRuntimeError):
+        raise
     except Exception as error:
         raise ValueError(
             f"The checkpoint in {folder} is damaged and cannot be read ({type(error).__name__}); train it anew, or "

@@ -17,5 +17,19 @@ def check_above(bound: float, **numbers: float) -> None:
             raise ValueError(f"{name} must be {_finite(number)}above {bound}, got {number}.")
 
 
+def check_finite(**numbers: float) -> None:
+    """Raise ValueError unless every number, given by its name, is finite."""
+    for name, number in numbers.items():
+        if not math.isfinite(number):
+            raise ValueError(f"{name} must be finite, got {number}.")
+
+
+def check_limit(**numbers: float) -> None:
+    """Raise ValueError unless every number, given by its name, is above 0; an infinite one is no limit."""
+    for name, number in numbers.items():
+        if not number > 0:
+            raise ValueError(f"{name} must be above 0, or inf for no limit, got {number}.")
+
+
 def _finite(number: float) -> str:
     return "" if math.isfinite(number) else "finite and "

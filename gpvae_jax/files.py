@@ -4,6 +4,7 @@ import io
 import json
 import math
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,23 @@ def plain(values: Any) -> Any:
     if isinstance(values, float) and not math.isfinite(values):
         return None
     return values
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds. Raises ValueError, one sentence, where it is damaged."""
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged, {error}; remove it and make it anew.") from error
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """What an .npz file holds. Raises ValueError, one sentence, where it is damaged."""
+    try:
+        with np.load(path) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is damaged, {error}; remove it and make it anew.") from error
 
 
 def write_json(path: Path, values: Any, indent: int | None = 2) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import optax
 
-from gpvae_jax.checks import check_above, check_at_least
+from gpvae_jax.checks import check_above, check_at_least, check_limit
 from gpvae_jax.config import TrainConfig
 from gpvae_jax.naming import unknown
 
@@ -66,11 +66,6 @@ def check_train(config: TrainConfig) -> None:
         if (number := getattr(config, name)) is not None:
             check_at_least(1, **{name: number})
     if config.clip_norm is not None:
-        check_above(0, clip_norm=config.clip_norm)
-    if config.doubly_reparameterized and config.iwae_samples is None:
-        raise ValueError(
-            "doubly_reparameterized is a gradient of the importance-weighted bound; say of how many samples with "
-            "--iwae-samples, or leave it out."
-        )
+        check_limit(clip_norm=config.clip_norm)
     if config.ema_decay is not None and not 0 < config.ema_decay < 1:
         raise ValueError(f"ema_decay must lie between 0 and 1, got {config.ema_decay}.")

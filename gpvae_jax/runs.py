@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from gpvae_jax import checkpoint, config, train
-from gpvae_jax.build import Setup, build
+from gpvae_jax.build import Setup, build, check_used
 from gpvae_jax.data import Dataset, load
 from gpvae_jax.data.dataset import checksum
 from gpvae_jax.environment import environment
@@ -56,6 +56,11 @@ def open_run(folder: Path, data: Dataset | None = None) -> Run:
     return Run(folder, build(settings, data))
 
 
+def _first_loss(setup: Setup, key: PRNGKeyArray, raw: jax.Array) -> jax.Array:
+    x = setup.observation.train(key, raw)
+    return setup.method.loss(setup.method.init(key, x), key, x)[0]
+
+
 def _recorded_checksum(path: Path) -> str:
     try:
         return str(json.loads(path.read_text())["data"]["checksum"])
@@ -69,7 +74,11 @@ def create(folder: Path, settings: config.Config, data: Dataset | None = None) -
         raise FileExistsError(f"{folder} already holds a run; continue it with --resume or choose another folder.")
     data = load_data(settings) if data is None else data
     setup = build(settings, data)
+    check_used(settings)
     run, before = Run(folder, setup), 0
+    jax.eval_shape(
+        functools.partial(_first_loss, setup), jax.random.key(0), setup.data.train[: settings.train.batch_size]
+    )
     if settings.train.start_from is not None:
         trained = open_run(Path(settings.train.start_from))
         jax.eval_shape(_start_from(run, trained), _abstract_state(trained).best)
@@ -112,7 +121,7 @@ def records(
     """
     settings = run.setup.config.train
     state = None
-    if resume and checkpoint.exists(run.folder / "last"):
+    if resume and checkpoint.latest(run.folder / "last") is not None:
         _, state = checkpoint.restore(run.folder / "last", _abstract_state(run))
     _cut_metrics(run.folder, 0 if state is None else int(np.max(state.epoch)))
     if state is None and settings.start_from is not None:
@@ -218,9 +227,15 @@ def best_params(run: Run) -> Params:
     return checkpoint.restore((run.trained or run.folder) / "best", _abstract_state(run).best)[1]
 
 
-def parameters_checksum(run: Run) -> str:
-    """The checksum of the best parameters: results that hold another are of a run that has been trained on since."""
-    return checksum([np.asarray(leaf) for leaf in jax.tree.leaves(best_params(run))])
+def parameters_checksum(params: Params) -> str:
+    """The checksum of parameters: results that hold another are not of them, but of a run not yet trained on so far."""
+    return checksum([np.asarray(leaf) for leaf in jax.tree.leaves(params)])
+
+
+def by_seed(run: Run, params: Params) -> list[Params]:
+    """The parameters of each seed of a run, unstacked."""
+    seeds = run.setup.config.train.num_seeds
+    return [params] if seeds is None else [jax.tree.map(lambda p, r=r: p[r], params) for r in range(seeds)]
 
 
 def _abstract_state(run: Run) -> train.TrainState:
@@ -233,13 +248,13 @@ def _abstract_state(run: Run) -> train.TrainState:
     return jax.eval_shape(jax.vmap(init, in_axes=(0, None)), keys, data)
 
 
-def history(folder: Path) -> list[dict[str, Any]]:
-    """The recorded epochs of a run; raises FileNotFoundError where it was never trained."""
+def history(folder: Path, count: int | None = None) -> list[dict[str, Any]]:
+    """The recorded epochs of a run, or the first so many; raises FileNotFoundError where it was never trained."""
     path = folder / "metrics.jsonl"
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no metrics.jsonl; train the run first.")
     try:
-        return [json.loads(line) for line in path.read_text().splitlines()]
+        return [json.loads(line) for line in path.read_text().splitlines()[:count]]
     except ValueError as error:
         raise ValueError(f"{path} is damaged, {error}; continue the run with --resume, or train it anew.") from error
 
@@ -251,7 +266,7 @@ def epochs_before(folder: Path) -> int:
 
 def trained_epochs(folder: Path) -> int:
     """Epochs that a run's best parameters have been trained, those of the run it started from included."""
-    epochs = history(folder)
+    epochs = history(folder, checkpoint.latest(folder / "best"))  # more may be recorded than a killed run has kept
     return epochs_before(folder) + (int(np.median(epochs[-1]["best_epoch"])) if epochs else 0)
 
 

@@ -113,11 +113,18 @@ def test_on_the_importance_weighted_bound_the_weights_kl_stays(method, settings)
         ("gpvae", ("freeze_model=true",), {"iwae_samples": 2}, "freeze_model is of the gpvae's own loss"),
         ("newton", ("base=gpvae,freeze_base=true",), {}, "freeze_base is of the gpvae's own loss"),
         ("recmix", ("refinement=newest",), {"iwae_samples": 2}, "refinement=newest trains the newest component alone"),
+        ("vae", (), {"doubly_reparameterized": True}, "say of how many samples with --iwae-samples"),
+        ("gpvae", ("freeze_base=true",), {}, None),
+        ("recmix", ("refinement=newest", "refinement=joint"), {"iwae_samples": 2}, None),
     ],
 )
 def test_a_setting_that_would_be_left_out_is_told(method, settings, train, words):
+    wanted = config.from_dict({"method": method, "settings": settings, "train": train})
+    if words is None:
+        build.check_used(wanted)
+        return
     with pytest.raises(ValueError, match=words):
-        made(method, *settings, **train)
+        build.check_used(wanted)
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,6 @@ def test_unreadable_files_are_one_sentence(tmp_path: Path) -> None:
         ({"model": {"hidden": (8, 0)}}, "hidden must be at least 1, got 0"),
         ({"train": {"beta": float("nan")}}, "beta must be finite and at least 0, got nan"),
         ({"train": {"learning_rate": float("inf")}}, "learning_rate must be finite and above 0, got inf"),
-        ({"train": {"doubly_reparameterized": True}}, "say of how many samples with --iwae-samples"),
         ({"model": {"architecture": "conv"}}, "of at least 16×16"),
         ({"data": {"binarization": "dinamic"}}, "did you mean 'dynamic'?"),
         ({"train": {"optimizer": "adm"}}, "did you mean 'adam'?"),

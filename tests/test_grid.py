@@ -107,5 +107,20 @@ def test_a_narrow_ridge_across_both_axes_is_resolved_or_told(width, size):
     grid = grid_posterior(model, jnp.float32(width), x, size=size)
     expected = stats.norm(0, np.sqrt(2 + width**2)).logpdf(np.asarray(x)[:, 0])
     np.testing.assert_allclose(grid.log_evidence, expected + 0.5 * np.log(2 * np.pi), atol=2e-3)
-    with pytest.raises(ValueError, match=r"A grid of 80×80 points does not resolve the posterior of example [01]"):
+    with pytest.raises(ValueError, match=r"A grid of 40×40 points does not resolve the posterior of example [01]"):
         grid_posterior(model, jnp.float32(width / 10), x, size=20)
+
+
+@pytest.mark.parametrize("mean", [0.0, 7.0])
+def test_a_posterior_beyond_the_extent_is_reached_or_told(mean):
+    def log_likelihood(theta, x, z):  # the prior taken back: the posterior is N((mean, 0), 0.3²)
+        away = jnp.square((z - theta[None, None]) / 0.3).sum(axis=-1)
+        return -0.5 * away - MODEL.log_prior({}, z) - 2 * jnp.log(0.3) - jnp.log(2 * jnp.pi)
+
+    model, theta = MODEL._replace(log_likelihood=log_likelihood), jnp.asarray([mean, 0.0])
+    grid = grid_posterior(model, theta, jnp.zeros((1, 1)))
+    np.testing.assert_allclose(grid.log_evidence, 0, atol=2e-3)
+    with pytest.raises(ValueError, match=r"of example 0 reaches beyond ±12; give more extent"):
+        grid_posterior(model, theta + jnp.asarray([13 - mean, 0]), jnp.zeros((1, 1)))
+    with pytest.raises(ValueError, match="example 0 is NaN"):
+        grid_posterior(model, theta * jnp.nan, jnp.zeros((1, 1)))

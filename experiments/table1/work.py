@@ -112,7 +112,11 @@ def _from_scratch(scale: Scale, cell: Cell) -> bool:
 def _start(job: Job, cell: Cell, dataset: Dataset) -> dict[str, Any]:
     """A VAE with KL warm-up and a constant learning rate, which the others go on from."""
     run = train_run(job.folder(cell), settings(job, cell, dataset, "vae", job.scale.start_epochs), dataset)
-    return {"parameters": runs.parameters_checksum(run), "seconds": _seconds(run), "environment": environment()}
+    return {
+        "parameters": runs.parameters_checksum(runs.best_params(run)),
+        "seconds": _seconds(run),
+        "environment": environment(),
+    }
 
 
 def _choose(job: Job, cell: Cell, dataset: Dataset) -> dict[str, Any]:

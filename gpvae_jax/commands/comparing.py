@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from gpvae_jax import build, cli, compare, runs
@@ -27,6 +28,8 @@ def compare_command(command: cli.Compare) -> None:
     memory = optional_memory(command.memory)
     data = runs.load_data(command.run)
     wanted = {label: build.build(settings, data).config for label, settings in wanted.items()}  # all checked first
+    for settings in wanted.values():
+        build.check_used(settings)
     compared = {}
     with bars() as progress:
         task = progress.add_task("comparing", total=STEPS * len(wanted), text="")
@@ -45,7 +48,7 @@ def compare_command(command: cli.Compare) -> None:
         made, path = compare.report(command.out, compared, shlex.join(["gpvae", *sys.argv[1:]]))
         progress.update(task, text="")
     width = console.width if console.is_terminal else None  # a file or a pipe has none
-    console.print(table(made, "rich", width=width), width=width or WIDE)
+    (console if width else Console(width=WIDE)).print(table(made, "rich", width=width))
     say(compare.conclusion(compared))
     say(f"Report: {path}   the table as Markdown, CSV and LaTeX beside it, one run folder per method")
 

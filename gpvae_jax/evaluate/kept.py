@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpvae_jax import runs
-from gpvae_jax.evaluate.run import params_by_seed
-from gpvae_jax.files import write_npz
+from gpvae_jax.files import read_npz, write_npz
 from gpvae_jax.types import Params
 
 BATCH = 100  # examples
@@ -29,8 +28,7 @@ class Half:
         """The state, or None where there is none of these settings."""
         if not self.path.is_file():
             return None
-        with np.load(self.path) as stored:
-            arrays = {name: stored[name] for name in stored.files}
+        arrays = read_npz(self.path)
         return arrays if str(arrays.pop("settings")) == self.settings else None
 
     def save(self, state: Arrays) -> None:
@@ -64,8 +62,9 @@ def kept(
 
     What is there of these settings and of the parameters that the run has now stays.
     """
-    path, settings = run.folder / name, settings | {"parameters": runs.parameters_checksum(run)}
-    each, done = params_by_seed(run), _read(path, settings)
+    path, best = run.folder / name, runs.best_params(run)
+    settings |= {"parameters": runs.parameters_checksum(best)}
+    each, done = runs.by_seed(run, best), _read(path, settings)
     for seed, params in enumerate(each):
         mine = done.setdefault(seed, [])
 
@@ -87,13 +86,13 @@ def kept(
 def _read(path: Path, settings: dict[str, Any]) -> dict[int, list[Arrays]]:
     done: dict[int, list[Arrays]] = {}
     if path.is_file():
-        with np.load(path) as stored:
-            if json.loads(str(stored["settings"])) == settings:
-                for name in sorted(set(stored.files) - {"settings"}, key=lambda n: [int(i) for i in n.split("/")[:2]]):
-                    seed, number, key = name.split("/")
-                    batches = done.setdefault(int(seed), [])
-                    batches.extend({} for _ in range(int(number) + 1 - len(batches)))
-                    batches[int(number)][key] = stored[name]
+        stored = read_npz(path)
+        if json.loads(str(stored.pop("settings"))) == settings:
+            for name in sorted(stored, key=lambda n: [int(i) for i in n.split("/")[:2]]):
+                seed, number, key = name.split("/")
+                batches = done.setdefault(int(seed), [])
+                batches.extend({} for _ in range(int(number) + 1 - len(batches)))
+                batches[int(number)][key] = stored[name]
     return done
 
 

@@ -1,7 +1,6 @@
 """Evaluate a trained run folder on its test set and keep the result in it."""
 
 import functools
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from gpvae_jax import runs
 from gpvae_jax.environment import environment
 from gpvae_jax.evaluate.importance import importance_bounds
 from gpvae_jax.evaluate.latency import inference_call, measure
-from gpvae_jax.files import write_json, write_npz
+from gpvae_jax.files import read_json, read_npz, write_json, write_npz
 from gpvae_jax.naming import unknown
 from gpvae_jax.networks import num_params
 from gpvae_jax.report import estimate
@@ -48,20 +47,21 @@ def evaluate_run(
     which settings are chosen; or "train", for the generalisation gap; with files called after it. memory: bytes, as
     for `importance_bounds`. Raises ValueError on another split, or where there are no examples.
     """
-    setup, each = run.setup, params_by_seed(run)
+    setup, params = run.setup, runs.best_params(run)
+    each = runs.by_seed(run, params)
     x = split_examples(run, split, max_examples, seed)
     values = [
         importance_bounds(
             setup.method,
             setup.model,
-            params,
+            one,
             x,
             jax.random.key(seed),
             num_samples=num_samples,
             memory=memory,
             progress=functools.partial(_shifted, progress, number * len(x)),
         )
-        for number, params in enumerate(each)
+        for number, one in enumerate(each)
     ]
     arrays = {name: np.stack([v[name] for v in values]) for name in values[0]}
     call = latency_call(run, each[0])
@@ -80,7 +80,7 @@ def evaluate_run(
         "latency_batch": min(LATENCY_BATCH, len(setup.dataset.test)),
         "latency_ms": measure({"inference": call})["inference"]._asdict(),
         "num_params": {"model": num_params(each[0].model), "inference": num_params(each[0].inference)},
-        "parameters": runs.parameters_checksum(run),
+        "parameters": runs.parameters_checksum(params),
         "environment": environment(),
     }
     write_npz(run.folder / f"{split}.npz", arrays)
@@ -93,14 +93,13 @@ def kept_results(run: runs.Run, split: str) -> dict[str, Any] | None:
     path = run.folder / SPLITS[split]
     if not path.is_file():
         return None
-    results: dict[str, Any] = json.loads(path.read_text())
-    return results if results.get("parameters") == runs.parameters_checksum(run) else None
+    results: dict[str, Any] = read_json(path)
+    return results if results.get("parameters") == runs.parameters_checksum(runs.best_params(run)) else None
 
 
 def example_values(folder: Path, split: str = "test") -> dict[str, Float[np.ndarray, "R N"]]:
     """Every example's values, R seeds and N examples, that `evaluate_run` has kept of a split; in float64."""
-    with np.load(folder / f"{split}.npz") as arrays:
-        return {name: arrays[name].astype(np.float64) for name in arrays.files}
+    return {name: array.astype(np.float64) for name, array in read_npz(folder / f"{split}.npz").items()}
 
 
 def split_examples(run: runs.Run, split: str, count: int | None, seed: int) -> Float[np.ndarray, "N *D"]:
@@ -129,8 +128,7 @@ def _shifted(progress: Callable[[int], None], start: int, done: int) -> None:
 
 def params_by_seed(run: runs.Run) -> list[Params]:
     """The best parameters of each seed of a run, unstacked."""
-    params, seeds = runs.best_params(run), run.setup.config.train.num_seeds
-    return [params] if seeds is None else [jax.tree.map(lambda p, r=r: p[r], params) for r in range(seeds)]
+    return runs.by_seed(run, runs.best_params(run))
 
 
 def latency_call(run: runs.Run, params: Params) -> tuple[Callable[..., Any], tuple[Any, ...]]:

@@ -1,6 +1,5 @@
 """What the slow estimates of a run come to: gaps, the generalisation gap, and whether a score predicts them."""
 
-import json
 from typing import Any
 
 import jax.numpy as jnp
@@ -9,7 +8,7 @@ import numpy as np
 from gpvae_jax import runs
 from gpvae_jax.evaluate.gaps import Gaps, gaps
 from gpvae_jax.evaluate.kept import Arrays
-from gpvae_jax.evaluate.run import SPLITS, example_values, params_by_seed, split_examples, summary
+from gpvae_jax.evaluate.run import example_values, params_by_seed, split_examples, summary
 from gpvae_jax.evaluate.scores import example_scores
 from gpvae_jax.evaluate.uncertainty import calibration, spearman
 from gpvae_jax.methods.svi import FAMILIES
@@ -41,14 +40,14 @@ def gap_summaries(run: runs.Run, optima: Arrays, annealed: Arrays | None, split:
 def generalization_gaps(run: runs.Run) -> dict[str, dict[str, float]] | None:
     """Train less test, of log p̂ and of each family's gaps in nats, with the standard errors of two sets of examples.
 
-    Needs the gaps of both splits in the run folder; None where one is missing. A positive gap of the evidence is the
-    model's overfitting, a negative one of the inference gap the encoder's: it does better on what it was trained on.
+    Needs the gaps of both splits, of the parameters that the run has now, in its folder; None where one is missing. A
+    positive gap of the evidence is the model's overfitting, a negative one of the inference gap the encoder's: it does
+    better on what it was trained on.
     """
     found = {}
     for split in ("train", "test"):
-        path = run.folder / SPLITS[split]
-        stored = json.loads(path.read_text()) if path.is_file() else {}
-        if "gaps" not in stored:
+        stored = kept_results(run, split)
+        if stored is None or "gaps" not in stored:
             return None
         found[split] = stored["gaps"]
     made = {"log evidence": _difference(found["train"]["evidence"], found["test"]["evidence"])}

@@ -3,13 +3,11 @@
 Equations: docs/mathematics.md.
 """
 
-import math
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from gpvae_jax.checks import check_at_least
+from gpvae_jax.checks import check_at_least, check_finite
 from gpvae_jax.flows.made import made
 from gpvae_jax.flows.posteriors import IAFPosterior, stacked
 from gpvae_jax.methods.vae import vae
@@ -41,7 +39,7 @@ def iaf(
     """
     check_at_least(0, steps=steps)
     check_at_least(1, num_samples=num_samples)
-    check_at_least(-math.inf, gate_bias=gate_bias)
+    check_finite(gate_bias=gate_bias)
     amortized = vae(model, encoder)
     head = linear(encoder.out_shape[-1], 2 * model.latent_dim)
     network = made(model.latent_dim, encoder.out_shape[-1], width, layers)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from gpvae_jax.checks import check_at_least
+from gpvae_jax.checks import check_at_least, check_limit
 from gpvae_jax.keys import beyond_base
 from gpvae_jax.methods.vae import vae
 from gpvae_jax.mixtures import criteria
@@ -199,5 +199,4 @@ def _check(num_components, num_samples, objective, cap, cap_on, against, refinem
     for kind, value, names in known:
         if value not in names:
             raise ValueError(unknown(kind, value, names))
-    if not cap > 0:  # and infinite for none
-        raise ValueError(f"cap must be above 0, got {cap}.")
+    check_limit(cap=cap)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from gpvae_jax.checks import check_above, check_at_least
+from gpvae_jax.checks import check_above, check_at_least, check_limit
 from gpvae_jax.gaussians.family import paired_noise, place
 from gpvae_jax.methods.vae import vae
 from gpvae_jax.objectives import analytic_loss
@@ -49,7 +49,8 @@ def savi(
     """
     check_at_least(0, steps=steps)
     check_at_least(1, inner_samples=inner_samples, num_samples=num_samples)
-    check_above(0, step_size=step_size, clip_norm=clip_norm)
+    check_above(0, step_size=step_size)
+    check_limit(clip_norm=clip_norm)
     base = vae(model, encoder) if base is None else base
     inner = optax.sgd(1.0) if inner is None else inner
 
@@ -64,6 +65,11 @@ def savi(
     def refine(params: Params, key: PRNGKeyArray, x: Array, beta: float | Array) -> tuple[DiagonalGaussian, Info]:
         key_base, key_steps = jax.random.split(key)
         start, _ = base.posterior(Params(params.model, params.inference["base"]), key_base, x)
+        if not isinstance(start, DiagonalGaussian):
+            raise ValueError(
+                f"savi refines a DiagonalGaussian, but the base method's posterior is a {type(start).__name__}; choose "
+                "another base."
+            )
 
         def bound(q: DiagonalGaussian, key: PRNGKeyArray) -> tuple[Array, Array]:
             z = place(q, paired_noise(key, inner_samples, q.mean))
