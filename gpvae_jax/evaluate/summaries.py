@@ -8,7 +8,7 @@ import numpy as np
 from gpvae_jax import runs
 from gpvae_jax.evaluate.gaps import Gaps, gaps
 from gpvae_jax.evaluate.kept import Arrays
-from gpvae_jax.evaluate.run import example_values, params_by_seed, split_examples, summary
+from gpvae_jax.evaluate.run import example_values, kept_results, params_by_seed, split_examples, summary
 from gpvae_jax.evaluate.scores import example_scores
 from gpvae_jax.evaluate.uncertainty import calibration, spearman
 from gpvae_jax.methods.svi import FAMILIES
