@@ -17,7 +17,7 @@ def test_std_scale_widens_the_posterior_and_leaves_the_mean():
     q, wider = (method.posterior(params, KEY, jnp.asarray(X))[0] for method in (plain, wide))
     np.testing.assert_array_equal(wider.mean, q.mean)
     np.testing.assert_allclose(wider.std, 1.5 * q.std, rtol=1e-6)
-    with pytest.raises(ValueError, match="std_scale > 0, got 0"):
+    with pytest.raises(ValueError, match="std_scale must be above 0, got 0"):
         vae(MODEL, ENCODER, std_scale=0.0)
 
 

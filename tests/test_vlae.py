@@ -102,7 +102,7 @@ def test_the_gradient_through_the_steps_is_exact(jacobian):
 
 
 def test_bad_settings_are_told():
-    with pytest.raises(ValueError, match="steps ≥ 0 and halvings ≥ 0, got -1 and 0"):
+    with pytest.raises(ValueError, match="steps must be at least 0, got -1"):
         vlae(MODEL, ENCODER, steps=-1)
     with pytest.raises(ValueError, match="Unknown jacobian 'central'"):
         vlae(MODEL, ENCODER, jacobian="central")
