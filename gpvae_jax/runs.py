@@ -228,7 +228,7 @@ def best_params(run: Run) -> Params:
 
 
 def parameters_checksum(params: Params) -> str:
-    """The checksum of parameters: results that hold another are not of them, but of a run not yet trained on so far."""
+    """The checksum of parameters; results that hold another are those of the run before it was trained on."""
     return checksum([np.asarray(leaf) for leaf in jax.tree.leaves(params)])
 
 

@@ -63,7 +63,7 @@ def kept(
     What is there of these settings and of the parameters that the run has now stays.
     """
     path, best = run.folder / name, runs.best_params(run)
-    settings |= {"parameters": runs.parameters_checksum(best)}
+    settings = settings | {"parameters": runs.parameters_checksum(best)}
     each, done = runs.by_seed(run, best), _read(path, settings)
     for seed, params in enumerate(each):
         mine = done.setdefault(seed, [])
