@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.records import Line
+from gpvae_jax.progress import page
 
 WIDTH = 200  # of the widest table, where the output is a file or a pipe
 
@@ -38,8 +39,7 @@ def show(lines: Iterable[Line]) -> None:
 
 def console() -> Console:
     """The terminal, or a wide page where there is none."""
-    found = Console(highlight=False)
-    return found if found.is_terminal else Console(width=WIDTH, highlight=False)
+    return page(WIDTH)
 
 
 def table(lines: Sequence[Line]) -> Table:

@@ -176,16 +176,16 @@ def build_method(config: Config, model: LatentModel, encoder: Network, *, num_da
     It is trained on its own loss, or on the bound of train.iwae_samples. A base gpvae serves as the Gaussian of its
     moments (`as_gaussian`). Whatever the loss, it has the KL of a gpvae's weights.
     """
-    factory, settings = _factory(config.method, [s for s in config.settings if not s.startswith(BASE)], num_data)
-    bases = [item.removeprefix(BASE) for item in config.settings if item.startswith(BASE)]
+    own, over = _own_and_base(config)
+    factory, settings = _factory(config.method, own, num_data)
     own_loss = config.train.iwae_samples is None
-    if not bases:
+    if over is None:
         method = _trained(config.train, factory(model, encoder, **settings), model)
         return method if own_loss or config.method != "gpvae" else _with_weight_kl(method, settings)
     if not has_base(factory):
-        over = ", ".join(sorted(name for name in METHODS if has_base(METHODS[name])))
-        raise ValueError(f"{config.method} is built over no other method, so it has no base; these have: {over}.")
-    name, *items = bases[-1].split(",")
+        known = ", ".join(sorted(name for name in METHODS if has_base(METHODS[name])))
+        raise ValueError(f"{config.method} is built over no other method, so it has no base; these have: {known}.")
+    name, *items = over
     make_base, base_settings = _factory(name, items, num_data)
     base = make_base(model, encoder, **base_settings)
     if name != "gpvae":
@@ -194,6 +194,13 @@ def build_method(config: Config, model: LatentModel, encoder: Network, *, num_da
     if own_loss and config.method == "svi":  # it trains nothing of its own: its loss is the gpvae's, the KL included
         return method
     return _with_weight_kl(method, base_settings)
+
+
+def _own_and_base(config: Config) -> tuple[list[str], list[str] | None]:
+    """A method's own settings, and name and settings of the method it is built over, None where it is over none."""
+    own = [item for item in config.settings if not item.startswith(BASE)]
+    bases = [item.removeprefix(BASE).split(",") for item in config.settings if item.startswith(BASE)]
+    return own, bases[-1] if bases else None
 
 
 def _trained(config: TrainConfig, method: InferenceMethod, model: LatentModel) -> InferenceMethod:
@@ -226,13 +233,12 @@ def check_used(config: Config) -> None:
             "doubly_reparameterized is a gradient of the importance-weighted bound; say of how many samples with "
             "--iwae-samples, or leave it out."
         )
-    own = [item for item in config.settings if not item.startswith(BASE)]
+    own, over = _own_and_base(config)
     _, settings = _factory(config.method, own, 1)
     if samples is not None and settings.get("refinement") == "newest":
         raise ValueError("refinement=newest trains the newest component alone, but iwae_samples all; leave one out.")
-    bases = [item.removeprefix(BASE) for item in config.settings if item.startswith(BASE)]
-    if bases and config.method != "svi":
-        name, *items = bases[-1].split(",")
+    if over is not None and config.method != "svi":
+        name, *items = over
         _, settings = _factory(name, items, 1)
     elif samples is None:
         return

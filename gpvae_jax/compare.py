@@ -1,7 +1,6 @@
 """Several finished runs side by side: the rows of the table, the pictures, and the report."""
 
 import dataclasses
-import json
 import math
 import re
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from gpvae_jax.environment import environment
 from gpvae_jax.evaluate.latency import Latency, measure
 from gpvae_jax.evaluate.paired import Verdict, holm, paired, verdict
 from gpvae_jax.evaluate.run import LATENCY_BATCH, example_values, latency_call, params_by_seed
-from gpvae_jax.files import write_text
+from gpvae_jax.files import read_json, write_text
 from gpvae_jax.likelihoods import bits_per_dim
 from gpvae_jax.report import CompareRow, Estimate, Picture, estimate, table, write_report
 from gpvae_jax.report.rows import BELOW, BEST, TIED
@@ -96,7 +95,7 @@ def rows(compared: dict[str, runs.Run]) -> list[CompareRow]:
     timings, found = latencies(compared), verdict(bounds)
     made: list[CompareRow] = []
     for name, run in compared.items():
-        results = json.loads((run.folder / "results.json").read_text())
+        results = read_json(run.folder / "results.json")
         of = {key: value.mean(axis=0) for key, value in values[name].items()}
         gain, bound = gains.get(name), bounds[name].mean(axis=0)
         epochs = runs.history(run.folder)

@@ -18,8 +18,14 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-console = Console()
-say = functools.partial(console.print, highlight=False, soft_wrap=True)
+console = Console(highlight=False)
+say = functools.partial(console.print, soft_wrap=True)
+
+
+def page(width: int) -> Console:
+    """The terminal, or, where the output is a file or a pipe, a page so many characters wide."""
+    return console if console.is_terminal else Console(width=width, highlight=False)
+
 
 STEPS = 100  # of a bar for one piece of work; in a comparison 80 of them are training and 20 evaluation
 LINE_SECONDS = 30.0  # between two lines of progress where the output is no terminal

@@ -22,7 +22,7 @@ from gpvae_jax.build import Setup, build, check_used
 from gpvae_jax.data import Dataset, load
 from gpvae_jax.data.dataset import checksum
 from gpvae_jax.environment import environment
-from gpvae_jax.files import plain, write_json, write_text
+from gpvae_jax.files import plain, read_json, write_json, write_text
 from gpvae_jax.gp.closed_form import closed_form
 from gpvae_jax.keys import beyond_base
 from gpvae_jax.types import Params
@@ -63,7 +63,7 @@ def _first_loss(setup: Setup, key: PRNGKeyArray, raw: jax.Array) -> jax.Array:
 
 def _recorded_checksum(path: Path) -> str:
     try:
-        return str(json.loads(path.read_text())["data"]["checksum"])
+        return str(read_json(path)["data"]["checksum"])
     except (KeyError, TypeError):
         raise ValueError(f"{path} does not say which data it was trained on, so it is no run's; train anew.") from None
 
@@ -261,7 +261,7 @@ def history(folder: Path, count: int | None = None) -> list[dict[str, Any]]:
 
 def epochs_before(folder: Path) -> int:
     """Epochs that the parameters a run started from had been trained; 0 from scratch."""
-    return int(json.loads((folder / "config.json").read_text()).get("epochs_before", 0))
+    return int(read_json(folder / "config.json").get("epochs_before", 0))
 
 
 def trained_epochs(folder: Path) -> int:

@@ -290,6 +290,7 @@ def test_the_low_rank_forms_agree_with_dense_algebra():
         ({"covariance": "ful"}, "did you mean 'full'"),
         ({"steps": -1}, "steps must be at least 0, got -1"),
         ({"step_size": 0.0}, "step_size must be above 0, got 0"),
+        ({"largest_move": float("inf")}, "largest_move must be finite and above 0, got inf"),
     ],
 )
 def test_bad_settings_are_told(settings, sentence):

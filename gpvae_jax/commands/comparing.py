@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from gpvae_jax import build, cli, compare, runs
@@ -16,7 +15,7 @@ from gpvae_jax.data import Dataset
 from gpvae_jax.evaluate.memory import optional_memory
 from gpvae_jax.evaluate.run import evaluate_run, kept_results
 from gpvae_jax.methods import METHODS
-from gpvae_jax.progress import STEPS, bars, console, say
+from gpvae_jax.progress import STEPS, bars, page, say
 from gpvae_jax.report import table
 
 WIDE = 1000  # characters, more than any table needs
@@ -47,8 +46,8 @@ def compare_command(command: cli.Compare) -> None:
         progress.update(task, text="timing inference and writing the report")
         made, path = compare.report(command.out, compared, shlex.join(["gpvae", *sys.argv[1:]]))
         progress.update(task, text="")
-    width = console.width if console.is_terminal else None  # a file or a pipe has none
-    (console if width else Console(width=WIDE)).print(table(made, "rich", width=width))
+    out = page(WIDE)
+    out.print(table(made, "rich", width=out.width))
     say(compare.conclusion(compared))
     say(f"Report: {path}   the table as Markdown, CSV and LaTeX beside it, one run folder per method")
 

@@ -19,10 +19,11 @@ ONCE = 1e-4  # the rounding error, relative to I, with which one factorisation o
 class LowRankGaussian(NamedTuple):
     """q(z|x_b) = N(mean_b, diag v_b + U_b U_bᵀ); a draw is z = mean + √v A e with e of Z normals.
 
-    Made by `from_factors`. With W = U/√v and the R×R lower triangular L, L Lᵀ = I + WᵀW, the matrix A = I + W (I + L)⁻¹
-    Wᵀ is a root of I + W Wᵀ and has the determinant of L (eq. 3.12, derived). The density of a z whose noise is not
-    known is a sum of squares, of which rounding cannot make a negative number (eq. 3.11, derived). In float32,
-    directions that are parallel and 1e3 times longer than √v, or more of them than latents, cost a tenth of a nat.
+    Made by `from_factors`. With W = U/√v and the R×R lower triangular L, L Lᵀ = I + WᵀW, the matrix
+    A = I + W (I + L)⁻¹ Wᵀ is a root of I + W Wᵀ and has the determinant of L (eq. 3.12, derived). The density of a z
+    whose noise is not known is a sum of squares, of which rounding cannot make a negative number (eq. 3.11, derived).
+    In float32, directions that are parallel and 1e3 times longer than √v, or more of them than latents, cost a tenth
+    of a nat.
     """
 
     mean: Float[Array, "B Z"]
@@ -93,7 +94,7 @@ def from_factors(
 
 @jax.custom_jvp
 def _lower(whitened: Float[Array, "B R Z"]) -> Float[Array, "B R R"]:
-    """L, L Lᵀ = I + WᵀW; dL = L Φ(K + Kᵀ) with K = L⁻¹ dWᵀ Qᵀ and Φ of `cholesky.lower_half` (derived)."""
+    """L, L Lᵀ = I + WᵀW; dL = L Φ(K + Kᵀ), K = (L⁻¹ dWᵀ) (L⁻¹ Wᵀ)ᵀ, with Φ `cholesky.lower_half` (derived)."""
     return _factorised(whitened)
 
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from gpvae_jax.checks import check_above, check_at_least, check_limit
+from gpvae_jax.checks import check_above, check_at_least
 from gpvae_jax.gaussians.preconditioner import bounded
 from gpvae_jax.gp.features import encode_with_features
 from gpvae_jax.keys import beyond_base
@@ -49,8 +49,7 @@ def iterative(
     """
     check_at_least(0, steps=steps)
     check_at_least(1, width=width, num_samples=num_samples)
-    check_above(0, step_size=step_size)
-    check_limit(largest_move=largest_move)
+    check_above(0, step_size=step_size, largest_move=largest_move)
     latents = model.latent_dim
     encoding = encode_with_features(model, encoder, base, None, 0, own_features=False)
     network = mlp((encoding.width + 2 * latents,), (width,), (3, latents))

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from gpvae_jax.checks import check_above, check_at_least, check_limit
+from gpvae_jax.checks import check_above, check_at_least
 from gpvae_jax.gaussians.family import AnyGaussian, paired_noise, place
 from gpvae_jax.gaussians.gauss_newton import gauss_newton
 from gpvae_jax.gaussians.line_search import best_factor
@@ -55,7 +55,7 @@ def newton(
 
     base: any method whose posterior is a `DiagonalGaussian`, `vae` by default. With a GPVAE (`gpvae.as_gaussian`) and
       use_gp_prior, 1/P is the variance of its mean error: the amortized answer's own uncertainty is the trust
-      region. Otherwise P = 0, which wins more wherever both were measured (docs/closing_the_gap.md).
+      region. Otherwise P = 0, which wins more but for steps that overshoot (docs/closing_the_gap.md).
     curvature: Λ⁻¹ is, from cheap to exact,
       "encoder", diag s²(x), nothing learned; η = 1 overshoots;
       "learned", diag s²(x) r(x), r a positive output of the encoder, η its start;
@@ -87,8 +87,7 @@ def newton(
             raise ValueError(unknown(kind, value, names))
     check_at_least(0, steps=steps, halvings=halvings, inner_samples=inner_samples)
     check_at_least(1, rank=rank, num_samples=num_samples)
-    check_above(0, step_size=step_size)
-    check_limit(largest_move=largest_move)
+    check_above(0, step_size=step_size, largest_move=largest_move)
     is_learned = curvature in ("learned", "lowrank")
     latents, columns = model.latent_dim, rank if curvature == "lowrank" else 0
     encoding = encode_with_features(model, encoder, base, None, 0, own_features=False)
