@@ -41,6 +41,7 @@ from gpvae_jax.gp.posterior import GaussianScaleMixture
 from gpvae_jax.methods.gpvae import gpvae
 from gpvae_jax.methods.vae import vae
 from gpvae_jax.model import latent_model
+from gpvae_jax.objectives import frozen
 from gpvae_jax.observation import Observation
 from gpvae_jax.posteriors import DiagonalGaussian
 from gpvae_jax.progress import bars, console
@@ -181,8 +182,7 @@ def _fitted(
     held_out = "held-out" in name
     examples = problem.data.validation if held_out else problem.data.train
     base = {} if problem.shares_features else {"base": problem.base, "feature_network": problem.encoder}
-    frozen = {"freeze_base": True, "freeze_model": True, "num_data": len(examples)}
-    method = gpvae(problem.model, problem.encoder, **base, **frozen, **settings)
+    method = gpvae(problem.model, problem.encoder, **base, num_data=len(examples), **settings)
     start = method.init(jax.random.key(5), problem.data.train[:100])
     start = Params(problem.trained.model, start.inference | {"base": problem.trained.inference})
     if name.startswith("closed form"):
@@ -196,7 +196,7 @@ def _fitted(
         return method, closed_form(method, problem.model, start, raw, jax.random.key(6), observe=observe).params
     steps = problem.epochs * (len(problem.data.train) // 128)
     optimizer = optax.adam(optax.cosine_decay_schedule(2e-3, steps))
-    run = train.trainer(method, problem.model, optimizer, problem.observation, ema_decay=0.99)
+    run = train.trainer(frozen(method, "base"), problem.model, optimizer, problem.observation, ema_decay=0.99)
     state = jax.jit(run.start)(start, jax.random.key(7))
     *_, record = train.fit(run, problem.data, epochs=problem.epochs, state=state)
     return method, jax.tree.map(jnp.copy, record.state.best)

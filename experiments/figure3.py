@@ -56,8 +56,9 @@ def main(command: Figure3) -> None:
         command.folder / "gpvae",
         command.gp_epochs,
         method="gpvae",
-        settings=["freeze_base=true", "freeze_model=true", *command.settings],
+        settings=list(command.settings),
         start_from=str(base_run.folder),
+        frozen="base",
     )
     setup, params = run.setup, runs.best_params(run)
     x = setup.observation.evaluate(jnp.asarray(setup.dataset.test[:SCORED]))
@@ -109,13 +110,21 @@ def main(command: Figure3) -> None:
     )
 
 
-def trained(folder: Path, epochs: int, start_from: str | None = None, data: str = "mnist", **method: Any) -> runs.Run:
+def trained(
+    folder: Path,
+    epochs: int,
+    *,
+    start_from: str | None = None,
+    frozen: str | None = None,
+    data: str = "mnist",
+    **method: Any,
+) -> runs.Run:
     """The run of this folder, 2 latents, trained to its end; the figures of two-latent posteriors share it."""
     schedule = {"schedule": "cosine", "ema_decay": 0.999, "learning_rate": 1e-3}
     values = {
         "data": {"name": data},
         "model": {"likelihood": "bernoulli", "latent_dim": 2, "hidden": [400, 400]},
-        "train": {"epochs": epochs, "start_from": start_from, **schedule},
+        "train": {"epochs": epochs, "start_from": start_from, "frozen": frozen, **schedule},
     }
     wanted = config.from_dict(values | method)
     run = runs.open_run(folder) if (folder / "config.json").exists() else runs.create(folder, wanted)

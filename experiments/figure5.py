@@ -95,7 +95,7 @@ def main(command: Figure5) -> None:
 
 def _grown(folder: Path, epochs: int, before: runs.Run, settings: tuple[str, ...]) -> runs.Run:
     """A recursive mixture, from the run before."""
-    return trained(folder, epochs, str(before.folder), method="recmix", settings=settings)
+    return trained(folder, epochs, start_from=str(before.folder), method="recmix", settings=settings)
 
 
 def _panel(grid: GridPosterior, q: GaussianMixture, b: int, error: float) -> Panel:

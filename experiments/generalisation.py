@@ -1,7 +1,7 @@
 """How much of the VAE's amortization gap do other methods close on images they were trained on, and on others?
 
     python -m experiments.generalisation runs/table1/cpu/omniglot-gaussian-20/{vae,newton-1,savi-8} --steps 2 3
-    python -m experiments.generalisation runs/compared/{vae,newton} --images 200 --name mine
+    python -m experiments.generalisation runs/compared/{vae,newton} --steps 0 --gauss-newton 1 2 --name mine
 
 The first run is the VAE. On the first images of each split: its amortization gap, which is what each image's own best
 diagonal Gaussian (SVI, on the VAE's decoder) wins over the encoder's; what the other runs' ELBOs are above the VAE's;
@@ -36,7 +36,7 @@ from gpvae_jax.evaluate.run import params_by_seed
 from gpvae_jax.evaluate.slow import optimal_bounds
 from gpvae_jax.files import write_json, write_text
 from gpvae_jax.progress import bars, console
-from gpvae_jax.refine import STEPPING, with_steps
+from gpvae_jax.refine import STEPPING, refined, with_steps
 from gpvae_jax.report import estimate
 
 RESULTS = Path(__file__).parent / "results"
@@ -50,6 +50,8 @@ class Generalisation:
     images: int = 100
     steps: tuple[int, ...] = ()
     """Where a run's method takes steps, take so many in place of its own as well: a row each."""
+    gauss_newton: tuple[int, ...] = ()
+    """Take so many Gauss–Newton steps, halved where that is better, from the first run's posterior: a row each."""
     name: str | None = None
     results: Path = RESULTS
 
@@ -68,6 +70,9 @@ def main(command: Generalisation) -> None:
     for run, steps in itertools.product(others, command.steps):
         if run.setup.config.method in STEPPING:
             rows[f"{run.folder.name}, {steps} at test time"] = with_steps(run, steps)
+    for steps in command.gauss_newton:
+        settings = ("covariance=full", "inner_samples=0")
+        rows[f"{base.folder.name}, {steps} Gauss–Newton"] = refined(base, "newton", steps, settings)
     found = {split: measure(base, rows, split, command.images) for split in ("train", "validation", "test")}
     keep(found, command.results / f"generalisation_{command.name or base.folder.resolve().parent.name}", command.images)
 

@@ -17,7 +17,7 @@ from gpvae_jax.methods import METHODS
 from gpvae_jax.methods.gpvae import as_gaussian, with_weight_kl
 from gpvae_jax.model import latent_model
 from gpvae_jax.naming import unknown
-from gpvae_jax.objectives import iwae_trained
+from gpvae_jax.objectives import frozen, iwae_trained
 from gpvae_jax.observation import Observation, observe
 from gpvae_jax.optimizers import beta_schedule, build_optimizer, check_train
 from gpvae_jax.settings import has_base, parse_settings
@@ -173,9 +173,14 @@ def build_encoder(settings: ModelConfig, data_shape: tuple[int, ...], width: int
 def build_method(config: Config, model: LatentModel, encoder: Network, *, num_data: int) -> InferenceMethod:
     """A method by name with its settings, over another where base=NAME,setting=value,… is among them.
 
-    It is trained on its own loss, or on the bound of train.iwae_samples. A base gpvae serves as the Gaussian of its
-    moments (`as_gaussian`). Whatever the loss, it has the KL of a gpvae's weights.
+    It is trained on its own loss, or on the bound of train.iwae_samples, but for what is frozen. A base gpvae serves as
+    the Gaussian of its moments (`as_gaussian`). Whatever the loss, it has the KL of a gpvae's weights.
     """
+    method, part = _with_loss(config, model, encoder, num_data), config.train.frozen
+    return method if part is None else frozen(method, part)
+
+
+def _with_loss(config: Config, model: LatentModel, encoder: Network, num_data: int) -> InferenceMethod:
     own, over = _own_and_base(config)
     factory, settings = _factory(config.method, own, num_data)
     own_loss = config.train.iwae_samples is None
@@ -233,18 +238,12 @@ def check_used(config: Config) -> None:
             "doubly_reparameterized is a gradient of the importance-weighted bound; say of how many samples with "
             "--iwae-samples, or leave it out."
         )
-    own, over = _own_and_base(config)
+    if config.train.frozen is not None and not config.train.epochs:
+        raise ValueError("frozen is for what is trained on, but epochs is 0 here; leave it out.")
+    own, _ = _own_and_base(config)
     _, settings = _factory(config.method, own, 1)
     if samples is not None and settings.get("refinement") == "newest":
         raise ValueError("refinement=newest trains the newest component alone, but iwae_samples all; leave one out.")
-    if over is not None and config.method != "svi":
-        name, *items = over
-        _, settings = _factory(name, items, 1)
-    elif samples is None:
-        return
-    for name in ("freeze_base", "freeze_model"):
-        if settings.get(name):
-            raise ValueError(f"{name} is of the gpvae's own loss, which is not what is trained on here; leave it out.")
 
 
 def check_closed_form(config: Config) -> None:

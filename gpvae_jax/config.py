@@ -95,6 +95,9 @@ class TrainConfig:
     examples: str = "train"
     """What is trained on: train; held_out, four fifths of the validation set, the others validating; or model, fresh
     draws of the decoder that start_from has trained."""
+    frozen: str | None = None
+    """With start_from, what stays as it was trained: model, the decoder; or base, the decoder and the method's base as
+    well, so that only what the method adds to it is learned."""
     closed_form: int | None = None
     """With start_from, epochs 0 and the method gpvae of full weight covariances: fit its error posterior in closed form
     to so many examples, or all there are."""

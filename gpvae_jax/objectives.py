@@ -14,7 +14,10 @@ from gpvae_jax.bounds import elbo, iwae, log_weights
 from gpvae_jax.checks import check_at_least
 from gpvae_jax.mixtures.bounds import importance_weighted
 from gpvae_jax.mixtures.posterior import GaussianMixture
+from gpvae_jax.naming import unknown
 from gpvae_jax.types import InferenceMethod, LatentModel, Metrics, Params, Posterior
+
+FROZEN = ("model", "base")
 
 
 def analytic_elbo(
@@ -107,6 +110,43 @@ def iwae_trained(
         return -bound, {"elbo": jnp.mean(elbo(log_w)), "iwae": bound}
 
     return method._replace(loss=loss)
+
+
+def frozen(method: InferenceMethod, part: str) -> InferenceMethod:
+    """The same inference, part of whose parameters get no gradient: "model", θ; or "base", θ and the φ of the method's
+    base, so that only what the method adds to its base is learned.
+
+    Of use where they are trained already: a posterior for a model that has to stay as it is. Raises ValueError on
+    another part, and in use where nothing would be left to learn.
+    """
+    if part not in FROZEN:
+        raise ValueError(unknown("part to freeze", part, FROZEN))
+
+    def loss(
+        params: Params, key: PRNGKeyArray, x: Float[Array, "B *D"], *, beta: float | Array = 1.0
+    ) -> tuple[Float[Array, ""], Metrics]:
+        fixed = is_frozen(params, part)
+        params = jax.tree.map(lambda leaf, held: jax.lax.stop_gradient(leaf) if held else leaf, params, fixed)
+        return method.loss(params, key, x, beta=beta)
+
+    return method._replace(loss=loss)
+
+
+def is_frozen(params: Params, part: str) -> Params:
+    """For every leaf whether `frozen` holds it fixed. Raises ValueError where nothing would be left to learn."""
+    theta, phi = params
+    with_base = part == "base"
+    if with_base and not {"base"} < set(phi):
+        raise ValueError(
+            "To freeze the base takes a method that adds something to one, but this one's parameters are "
+            f"{sorted(phi)}; freeze the model alone, or choose a method such as newton, savi or gpvae."
+        )
+
+    def all_of(tree: PyTree, value: bool) -> PyTree:
+        return jax.tree.map(lambda _: value, tree)
+
+    inference = {name: all_of(value, with_base and name == "base") for name, value in phi.items()}
+    return Params(all_of(theta, True), inference)
 
 
 def doubly_reparameterized_log_weights(

@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import optax
 
 from gpvae_jax.checks import check_above, check_at_least, check_limit
 from gpvae_jax.config import TrainConfig
 from gpvae_jax.naming import unknown
+from gpvae_jax.objectives import FROZEN, is_frozen
 
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "adam": optax.adam,
@@ -33,7 +35,11 @@ def build_optimizer(config: TrainConfig, steps_per_epoch: int) -> optax.Gradient
     if warmup:
         rise = optax.linear_schedule(0.0, config.learning_rate, warmup)
         rate = optax.join_schedules([rise, rate], [warmup])
-    settings = {"weight_decay": config.weight_decay} if config.optimizer == "adamw" else {}
+    settings: dict[str, Any] = {}
+    if config.optimizer == "adamw":
+        settings = {"weight_decay": config.weight_decay}
+        if (part := config.frozen) is not None:  # the decay asks for no gradient
+            settings["mask"] = lambda params: jax.tree.map(lambda fixed: not fixed, is_frozen(params, part))
     optimizer = OPTIMIZERS[config.optimizer](rate, **settings)
     if config.clip_norm is None:
         return optimizer
@@ -60,6 +66,10 @@ def check_train(config: TrainConfig) -> None:
         raise ValueError(unknown("choice of examples", config.examples, EXAMPLES))
     if config.examples == "model" and config.start_from is None:
         raise ValueError("Examples drawn from the model need a trained one; give its run with --start-from.")
+    if config.frozen is not None and config.frozen not in FROZEN:
+        raise ValueError(unknown("part to freeze", config.frozen, FROZEN))
+    if config.frozen is not None and config.start_from is None:
+        raise ValueError("What is frozen has to be trained before; give its run with --start-from.")
     for name in ("warmup_epochs", "beta_warmup_epochs", "beta", "weight_decay"):
         check_at_least(0, **{name: getattr(config, name)})
     for name in ("patience", "num_seeds", "iwae_samples"):

@@ -110,11 +110,10 @@ def test_on_the_importance_weighted_bound_the_weights_kl_stays(method, settings)
 @pytest.mark.parametrize(
     ("method", "settings", "train", "words"),
     [
-        ("gpvae", ("freeze_model=true",), {"iwae_samples": 2}, "freeze_model is of the gpvae's own loss"),
-        ("newton", ("base=gpvae,freeze_base=true",), {}, "freeze_base is of the gpvae's own loss"),
+        ("newton", (), {"frozen": "base", "epochs": 0}, "frozen is for what is trained on, but epochs is 0"),
         ("recmix", ("refinement=newest",), {"iwae_samples": 2}, "refinement=newest trains the newest component alone"),
         ("vae", (), {"doubly_reparameterized": True}, "say of how many samples with --iwae-samples"),
-        ("gpvae", ("freeze_base=true",), {}, None),
+        ("gpvae", (), {"frozen": "base"}, None),
         ("recmix", ("refinement=newest", "refinement=joint"), {"iwae_samples": 2}, None),
     ],
 )

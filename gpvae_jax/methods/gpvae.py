@@ -45,8 +45,6 @@ def gpvae(
     num_samples: int = 1,
     quadrature: int = 32,
     num_data: int = 0,
-    freeze_base: bool = False,
-    freeze_model: bool = False,
     white_noise: bool = False,
 ) -> InferenceMethod:
     """Maximise, per example, E_{q(W,U)}[ELBO(N(m + Wψ, (s + Uψ)²); x)] − KL(q(W, U) ‖ p(W, U)) / N
@@ -68,9 +66,8 @@ def gpvae(
     start_variance: of every weight, above 0. Their means start at 0.
     objective: "expected" (paper) or "marginal", the ELBO of the marginal posterior, never below it on average.
     num_samples: draws of z per example and step. quadrature: nodes over σ in the density.
-    num_data: number N of training examples.
-    freeze_base, freeze_model: no gradient to the base's φ, to θ. After a warm start this fits q(W, U) alone, on
-       whatever array is trained on: held-out examples or `model.sample`, with num_data that array's length.
+    num_data: number N of the examples trained on. After a warm start, with the base frozen (`objectives.frozen`), these
+       may be any: held-out ones, or `model.sample`.
     white_noise: adds v(x) of the kernel τ² ψᵀψ' + v(x) δ(x, x') to both errors' variances. "expected" drives it
        to zero on the examples it sees; `gp.laplace` fits it by marginal likelihood.
     Raises ValueError, one sentence, on a setting out of range.
@@ -118,7 +115,6 @@ def gpvae(
     def loss(
         params: Params, key: PRNGKeyArray, x: Float[Array, "B *D"], *, beta: float | Array = 1.0
     ) -> tuple[Float[Array, ""], Metrics]:
-        params = _freeze(params, freeze_base, freeze_model)
         key_posterior, key_z = jax.random.split(key)
         q, info = posterior(params, key_posterior, x)
         z, variance = q.draw(key_z, num_samples)
@@ -175,10 +171,3 @@ def as_gaussian(method: InferenceMethod) -> InferenceMethod:
         return q.moment_matched(), info
 
     return method._replace(posterior=posterior)
-
-
-def _freeze(params: Params, base: bool, model: bool) -> Params:
-    theta, phi = params
-    if base:
-        phi = phi | {"base": jax.lax.stop_gradient(phi["base"])}
-    return Params(jax.lax.stop_gradient(theta) if model else theta, phi)
