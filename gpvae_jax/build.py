@@ -181,6 +181,7 @@ def build_method(config: Config, model: LatentModel, encoder: Network, *, num_da
 
 
 def _with_loss(config: Config, model: LatentModel, encoder: Network, num_data: int) -> InferenceMethod:
+    """The method with the loss it is trained on, nothing frozen."""
     own, over = _own_and_base(config)
     factory, settings = _factory(config.method, own, num_data)
     own_loss = config.train.iwae_samples is None
