@@ -1,5 +1,7 @@
 """What is frozen stays as it was trained, whatever the optimiser; the rest learns."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,15 +20,22 @@ def largest_change(new, old) -> float:
     return max(float(np.abs(a - b).max()) for a, b in zip(jax.tree.leaves(new), jax.tree.leaves(old), strict=True))
 
 
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A trained VAE's run folder."""
+    folder = str(tmp_path_factory.mktemp("trained") / "vae")
+    assert cli.main(["train", "--method", "vae", *TINY, "--epochs", "1", "--out", folder]) == 0
+    return folder
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
 @pytest.mark.parametrize("part", ["model", "base"])
-def test_a_run_moves_only_what_is_not_frozen(tmp_path, capsys, part, optimizer):
-    base, out = str(tmp_path / "vae"), str(tmp_path / "newton")
-    assert cli.main(["train", "--method", "vae", *TINY, "--epochs", "1", "--out", base]) == 0
+def test_a_run_moves_only_what_is_not_frozen(base, tmp_path, part, optimizer):
+    out = str(tmp_path / "newton")
     wanted = ["--method", "newton", *TINY, "--start-from", base, "--epochs", "1", "--optimizer", optimizer]
     wanted += ["--weight-decay", "0.1"] if optimizer == "adamw" else []
     assert cli.main(["train", *wanted, "--frozen", part, "--out", out]) == 0
-    before, after = (runs.best_params(runs.open_run(tmp_path / name)) for name in ("vae", "newton"))
+    before, after = (runs.best_params(runs.open_run(Path(folder))) for folder in (base, out))
     assert largest_change(after.model, before.model) == 0
     assert (largest_change(after.inference["base"], before.inference) == 0) == (part == "base")
     run = runs.open_run(tmp_path / "newton")
@@ -60,9 +69,7 @@ def test_nothing_to_learn_is_told():
         (["--method", "newton", "--frozen", "base", "--start-from", "VAE", "--epochs", "0"], "epochs is 0"),
     ],
 )
-def test_what_cannot_be_frozen_is_said_in_one_sentence(tmp_path, capsys, arguments, words):
-    base = str(tmp_path / "vae")
-    assert cli.main(["train", "--method", "vae", *TINY, "--epochs", "1", "--out", base]) == 0
+def test_what_cannot_be_frozen_is_said_in_one_sentence(base, tmp_path, capsys, arguments, words):
     capsys.readouterr()
     arguments = [base if argument == "VAE" else argument for argument in arguments]
     assert cli.main(["train", *TINY, "--out", str(tmp_path / "run"), *arguments]) == 1
