@@ -20,7 +20,7 @@ if jax.__version_info__ < (0, 11) and OLDER_EMITTERS not in os.environ.get("XLA_
 
 def pytest_configure(config: pytest.Config) -> None:
     """Compile once for all workers, and for the next run: programs are kept in pytest's cache."""
-    if config.cache is not None and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    if getattr(config, "cache", None) is not None and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         folder = str(config.cache.mkdir("compiled"))
         os.environ["JAX_COMPILATION_CACHE_DIR"] = folder  # for the processes that tests start
         jax.config.update("jax_compilation_cache_dir", folder)
