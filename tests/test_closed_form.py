@@ -98,7 +98,7 @@ def test_a_step_on_the_model_ignores_the_data_it_is_given():
     assert np.isfinite(metrics["elbo"])
 
 
-@pytest.mark.parametrize("examples", ["held_out", "model"])
+@pytest.mark.parametrize("examples", ["held_out", pytest.param("model", marks=pytest.mark.slow)])
 def test_a_run_in_closed_form(tmp_path, capsys, examples):
     base, out = str(tmp_path / "vae"), str(tmp_path / "gpvae")
     assert cli.main(["train", "--method", "vae", *TINY, "--epochs", "1", "--out", base]) == 0

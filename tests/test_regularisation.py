@@ -49,6 +49,7 @@ def test_dropped_features_keep_their_mean() -> None:
     np.testing.assert_allclose(ratios[kept], 1 / (1 - regularisation.DROPPED), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_own_samples_teach_the_encoder_and_not_the_model(tmp_path: Path) -> None:
     setup = tiny(tmp_path / "run").setup
     changed = regularisation.with_own_samples(setup)
