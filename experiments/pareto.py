@@ -53,8 +53,9 @@ def main(command: Pareto) -> None:
     prepare_jax()
     compared = {t: runs.open_run(f) for t, f in finished(command.folder, command.config).items()}
     first, *others = compared
-    # what others only start from is no method of its own
-    starts = {Path(run.setup.config.train.start_from or "").name for run in compared.values()}
+    # what others are trained on from is no method of its own
+    configs = [run.setup.config for run in compared.values()]
+    starts = {Path(config.train.start_from or "").name for config in configs if config.train.epochs}
     compared = {t: compared[t] for t in (first, *(t for t in others if compare.folder_name(t) not in starts))}
     times = {name: found.median for name, found in compare.latencies(compared).items()}
     won = [row for row in gains(command.folder, command.config) if row["name"] in compared]
