@@ -76,7 +76,8 @@ def newton(
       lead to the Gaussian with the greatest ELBO, where E_q ∇ log p = 0 and Λ = −E_q ∇² log p (eq. 3.10, paper:
       Opper and Archambeau 2009), which is another one where the posterior is wide or skew. Each step costs S times as
       much.
-    first_order: the step counts as a constant. remat: recompute each step in the backward pass.
+    first_order: ∇ log p, and a curvature made of its derivatives, count as constants; what is learned of the step is
+      still trained through it. remat: recompute each step in the backward pass.
     φ = {"base", and "metric" and perhaps "features" for the learned curvatures}. With steps = 0 and covariance "base"
     it is the base.
     Cost per step: one decoder gradient, for "gauss_newton" Z tangents more, for halvings their decoder passes.
@@ -152,9 +153,14 @@ def newton(
 
         def local(current: AnyGaussian, noise: Array | None) -> tuple[Array, Preconditioner]:
             if noise is None:
-                return metric(params, q, psi, current.mean, x)
-            each = jax.vmap(lambda z: metric(params, q, psi, z, x))(place(current, noise))
-            return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), each)
+                slope, here = metric(params, q, psi, current.mean, x)
+            else:
+                each = jax.vmap(lambda z: metric(params, q, psi, z, x))(place(current, noise))
+                slope, here = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), each)
+            if first_order:
+                slope = jax.lax.stop_gradient(slope)
+                here = here if here.precision is None else jax.lax.stop_gradient(here)
+            return slope, here
 
         def step(current: AnyGaussian, key: PRNGKeyArray) -> tuple[AnyGaussian, Array]:
             noise = draws(key)
@@ -170,9 +176,7 @@ def newton(
                 spread = jnp.zeros_like(move)[None] if noise is None else place(current, noise) - current.mean[None]
                 over_draws = jax.vmap(lambda z, e: objective(z + e[None]), in_axes=(None, 0))
                 factor = best_factor(lambda z: jnp.mean(over_draws(z, spread), axis=0), current.mean, move, halvings)
-            move = factor[:, None] * move
-            move = jax.lax.stop_gradient(move) if first_order else move
-            return current._replace(mean=current.mean + move), factor
+            return current._replace(mean=current.mean + factor[:, None] * move), factor
 
         step = jax.checkpoint(step) if remat else step
         current: AnyGaussian = q
