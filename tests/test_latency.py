@@ -15,7 +15,8 @@ def sleeper(seconds: float, log: list[str], name: str):
         time.sleep(seconds)
         return x
 
-    return lambda x: jax.pure_callback(on_host, jax.ShapeDtypeStruct((), jnp.float32), x)
+    # the sum makes it another program than that of another sleeper, whose callback is no part of the text
+    return lambda x: seconds + jax.pure_callback(on_host, jax.ShapeDtypeStruct((), jnp.float32), x)
 
 
 def test_calls_are_counted_interleaved_and_waited_for() -> None:
@@ -28,3 +29,10 @@ def test_calls_are_counted_interleaved_and_waited_for() -> None:
     assert 1 < found["fast"].low <= found["fast"].median <= found["fast"].high < 100
     timed = log[2:]
     assert timed[:4] == ["fast", "slow", "fast", "slow"]
+
+
+def test_equal_programs_are_timed_as_one() -> None:
+    calls = {name: (lambda x, s=s: s * x, (jnp.ones(3),)) for name, s in (("one", 2.0), ("same", 2.0), ("other", 3.0))}
+    found = measure(calls, seconds=0.01)
+    assert found["one"] is found["same"]
+    assert found["one"] is not found["other"]

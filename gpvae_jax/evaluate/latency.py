@@ -39,13 +39,18 @@ def measure(
     """Time several functions in turn, A B C A B C …, each for about `seconds` in all and LEAST times.
 
     `calls` maps a name to (function, arguments). Every function is compiled for its arguments first, which lie on
-    the device; each timed call is waited for. See `interleave`.
+    the device; each timed call is waited for. Those whose programs are the same are timed as one, since two copies of
+    a program differ by where they lie in memory, which is no method's merit. See `interleave`.
     """
-    ready = {}
+    ready, programs, program_of = {}, {}, {}
     for name, (function, arguments) in calls.items():
         arguments = jax.device_put(arguments)
-        ready[name] = _waited_for(jax.jit(function).lower(*arguments).compile(), arguments)
-    return interleave(ready, seconds=seconds, warmup=warmup)
+        lowered = jax.jit(function).lower(*arguments)
+        program_of[name] = programs.setdefault(lowered.as_text(), name)
+        if program_of[name] == name:
+            ready[name] = _waited_for(lowered.compile(), arguments)
+    found = interleave(ready, seconds=seconds, warmup=warmup)
+    return {name: found[program] for name, program in program_of.items()}
 
 
 def _waited_for(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Callable[[], Any]:
