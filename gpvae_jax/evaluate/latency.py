@@ -42,7 +42,9 @@ def measure(
     the device; each timed call is waited for. Those whose programs are the same are timed as one, since two copies of
     a program differ by where they lie in memory, which is no method's merit. See `interleave`.
     """
-    ready, programs, program_of = {}, {}, {}
+    ready: dict[str, Callable[[], Any]] = {}
+    programs: dict[str, str] = {}  # the text of a program -> the first name that has it
+    program_of = {}
     for name, (function, arguments) in calls.items():
         arguments = jax.device_put(arguments)
         lowered = jax.jit(function).lower(*arguments)
