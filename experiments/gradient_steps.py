@@ -9,8 +9,8 @@ first test images, paired; and the same of the run that was trained through one 
 five of it. Times of all posteriors, one sample and its density, interleaved, in units of the VAE's.
 
 Five minutes per folder on one CPU core, for three seeds, 200 and 500 images. Expected: with eight tuned steps a large
-share of the gap, most of all with a Gaussian likelihood, for 20 to 100 times the VAE's time, and in every table less
-than five Newton steps, which take a tenth of the latter. Writes
+share of the gap, most of all with a Gaussian likelihood, for 20 to 100 times the VAE's time, and in no table more, but
+for its error, than five Newton steps, which take ten times. Writes
 experiments/results/gradient_steps.json and .md.
 """
 
