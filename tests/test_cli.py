@@ -325,7 +325,6 @@ def test_slow_estimators_go_on_where_they_stopped(
     assert (status, "did you mean 'iwae'" in error) == (1, True)
 
 
-@pytest.mark.slow
 def test_both_splits_and_the_bracket(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -107,7 +107,6 @@ def test_a_gradient_reaches_every_parameter(subject):
     assert all(any(path.startswith(prefix) for path in zero) for prefix in allowed), "a stale exception"
 
 
-@pytest.mark.slow  # every operation is compiled by itself
 def test_jit_equals_eager(subject):
     eager = evaluate(subject.case.method, subject.params, subject.keys[0], jnp.asarray(X))
     assert_close(subject.outcome, eager, TOLERANCE[eager.loss.dtype])
