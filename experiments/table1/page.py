@@ -67,7 +67,7 @@ Made by `python -m experiments.table1.page` from what the cells of `python -m ex
   best diagonal Gaussian (SVI, on the VAE's decoder) wins over the encoder's. A method trained through can pass 100 %.
 * Bars in the figures are the standard errors, over images, of the gains.
 * Times: posterior of a batch, one sample and its density, median; in brackets, in the VAE's. All rows of a table were
-  measured in turn.
+  measured in turn; a row that was added since has a dash.
 * Settings were chosen on validation images; the trials are at the end.
 """
 
