@@ -15,6 +15,7 @@ from pathlib import Path
 import tyro
 
 from experiments.table1.cells import CHOICE_LATENTS, DATASETS, LIKELIHOODS, SCALES
+from experiments.table1.claims import CLAIMS
 from experiments.table1.overview import overview
 from experiments.table1.tables import compare_rows, latency, nats, read, section, settings, styles
 from experiments.table1.work import RESULTS
@@ -33,7 +34,7 @@ class Page:
 
 def main(command: Page) -> None:
     """Write the page and its figures."""
-    parts = [_HEAD]
+    parts = [_HEAD + _order() + _scales(command.results)]
     for budget in SCALES:
         tables = {folder: rows for folder in _in_order(command.results / budget) if len(rows := read(folder)) > 1}
         tables = {folder: rows for folder, rows in tables.items() if "vae" in rows}
@@ -69,7 +70,27 @@ Made by `python -m experiments.table1.page` from what the cells of `python -m ex
 * Times: posterior of a batch, one sample and its density, median; in brackets, in the VAE's. All rows of a table were
   measured in turn; a row that was added since has a dash.
 * Settings were chosen on validation images; the trials are at the end.
+* Rows: "wide vae" has an encoder as large as three; "iterative" is one step that a network chooses which sees the
+  gradient; "recmix 3 of one trunk" is three heads on one encoder; "on gpvae" and "of gpvae" put one method over
+  another. Numbers count steps, flows or components.
 """
+
+
+def _order() -> str:
+    """What the sentence under each table holds its rows against."""
+    return f"* The papers' order: {', '.join(f'{better} above {worse}' for better, worse in CLAIMS)}.\n"
+
+
+def _scales(results: Path) -> str:
+    """What the scales with results stand for."""
+    lines = [
+        f"* Scale {name}: {scale.architecture} networks ({'-'.join(map(str, scale.hidden))}), a VAE of "
+        f"{scale.start_epochs} epochs from which the rows go on for {scale.epochs} (the wide VAE, which cannot, trains "
+        f"for both), {scale.num_seeds} seeds, {scale.test_examples} test images.\n"
+        for name, scale in SCALES.items()
+        if (results / name).is_dir() and scale.warm
+    ]
+    return "".join(lines)
 
 
 def _in_order(folder: Path) -> list[Path]:
