@@ -21,8 +21,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
+from experiments.command_line import command_line
 from experiments.figure3 import trained
 from gpvae_jax import runs
 from gpvae_jax.build import build_encoder
@@ -71,7 +71,7 @@ def main(command: Amortization) -> None:
     found = {"encoder": ascent[0], "SAVI, 2 steps": ascent[2], f"SAVI, {STEPS} steps": ascent[STEPS], "SVI": best}
     errors = {n: kl_to_posterior(setup.model, params.model, x, q, grid.log_evidence) for n, q in found.items()}
     for name, error in errors.items():
-        print(f"{name:<14} KL(q ‖ p(z|x)) {error.mean():.3f} ± {error.std(ddof=1) / len(error) ** 0.5:.3f} nats")
+        print(f"{name:<14} KL(q ‖ p(z|x)) {error.mean():.3f} ± {estimate(error).se:.3f} nats")
     gap = errors["encoder"] - errors["SVI"]
     shown = np.argsort(gap)[np.linspace(len(gap) // 2, len(gap) - 1, SHOWN).astype(int)]
     panels = [_panel(grid, ascent, best, np.asarray(x), int(b), errors) for b in shown]
@@ -146,4 +146,4 @@ def _panel(
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Amortization, description=__doc__))
+    command_line(main, Amortization, __doc__)

@@ -12,7 +12,6 @@ in.
 """
 
 import dataclasses
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,10 @@ from typing import Any
 import numpy as np
 import tyro
 
+from experiments.command_line import command_line
 from experiments.elbos import open_paired
 from experiments.table1.tables import nats
 from gpvae_jax import runs
-from gpvae_jax.cli import EXPECTED
 from gpvae_jax.commands import prepare_jax
 from gpvae_jax.environment import environment
 from gpvae_jax.evaluate.paired import paired
@@ -145,7 +144,4 @@ def _mean(of: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Annealed, description=__doc__))
-    except EXPECTED as error:
-        sys.exit(f"Error: {error}")
+    command_line(main, Annealed, __doc__)

@@ -29,7 +29,9 @@ import optax
 import tyro
 from rich.table import Table
 
+from experiments.command_line import command_line
 from gpvae_jax import likelihoods, networks, runs, train
+from gpvae_jax.build import build_encoder
 from gpvae_jax.commands import prepare_jax, save_figure
 from gpvae_jax.environment import environment
 from gpvae_jax.evaluate.grid import grid_posterior, kl_to_posterior
@@ -165,8 +167,6 @@ def _linear(command: Approximations) -> Problem:
 
 def _of_run(run: runs.Run, command: Approximations) -> Problem:
     setup = run.setup
-    from gpvae_jax.build import build_encoder
-
     encoder = build_encoder(setup.config.model, setup.model.data_shape)
     test = np.asarray(setup.observation.evaluate(jnp.asarray(setup.dataset.test[: command.examples])))
     trained = params_by_seed(run)[0]
@@ -181,9 +181,9 @@ def _fitted(
     """The variant over the frozen base, trained; or in closed form, on the features the base has or one has learned."""
     held_out = "held-out" in name
     examples = problem.data.validation if held_out else problem.data.train
-    base = {} if problem.shares_features else {"base": problem.base, "feature_network": problem.encoder}
+    base: dict[str, Any] = {} if problem.shares_features else {"base": problem.base, "feature_network": problem.encoder}
     method = gpvae(problem.model, problem.encoder, **base, num_data=len(examples), **settings)
-    start = method.init(jax.random.key(5), problem.data.train[:100])
+    start = method.init(jax.random.key(5), jnp.asarray(problem.data.train[:100]))
     start = Params(problem.trained.model, start.inference | {"base": problem.trained.inference})
     if name.startswith("closed form"):
         if not problem.shares_features:
@@ -285,4 +285,4 @@ def _figure(found: dict[str, dict[str, Any]]) -> Any:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Approximations, description=__doc__))
+    command_line(main, Approximations, __doc__)

@@ -14,16 +14,15 @@ Writes experiments/results/at_test_time_NAME.json and .md; NAME is the folder th
 """
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Any
 
 import tyro
 
+from experiments.command_line import command_line
 from experiments.elbos import DRAWS, elbos
 from experiments.table1.tables import nats
 from gpvae_jax import runs
-from gpvae_jax.cli import EXPECTED
 from gpvae_jax.commands import prepare_jax
 from gpvae_jax.environment import environment
 from gpvae_jax.evaluate.paired import paired
@@ -110,7 +109,4 @@ def table(found: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(AtTestTime, description=__doc__))
-    except EXPECTED as error:
-        sys.exit(f"Error: {error}")
+    command_line(main, AtTestTime, __doc__)

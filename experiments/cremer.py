@@ -25,8 +25,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 
+from experiments.command_line import command_line
 from gpvae_jax import config, plots, runs
 from gpvae_jax.commands import prepare_jax, save_figure, train_with_bar
 from gpvae_jax.compare import same_settings
@@ -40,6 +40,7 @@ from gpvae_jax.evaluate.run import split_examples
 from gpvae_jax.files import write_json, write_text
 from gpvae_jax.gaussians.full import from_diagonal
 from gpvae_jax.gaussians.per_example import optimize
+from gpvae_jax.posteriors import DiagonalGaussian
 from gpvae_jax.progress import unit_bar
 from gpvae_jax.report import Estimate, estimate
 from gpvae_jax.types import Params
@@ -158,6 +159,7 @@ def _optima(
     keys = jax.random.split(key, 4)
     search = partial(optimize, model, theta, x, optimizer=optax.adam(LEARNING_RATE), max_steps=command.max_steps)
     factorised = search(start=moments(run.setup.method, params, keys[0], x), key=keys[1])
+    assert isinstance(factorised.posterior, DiagonalGaussian)  # as its start is
     full = search(start=from_diagonal(factorised.posterior), key=keys[2])
     flow = best_flow(model, theta, x, factorised.posterior, keys[3], steps=command.flow_steps)
     values = {
@@ -219,4 +221,4 @@ def _bars(found: dict[str, Any]) -> list[plots.GapBar]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Cremer, description=__doc__))
+    command_line(main, Cremer, __doc__)

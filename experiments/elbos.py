@@ -2,14 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Float
 
 from gpvae_jax import runs
+from gpvae_jax.build import Setup
 from gpvae_jax.evaluate.importance import importance_bounds
 from gpvae_jax.evaluate.run import params_by_seed, split_examples
+from gpvae_jax.types import Params
 
 DRAWS = 200  # per image
 
@@ -18,23 +21,41 @@ def open_paired(folders: Sequence[Path]) -> list[runs.Run]:
     """Runs of the same images, whose folders' names tell them apart; ValueError, one sentence, where they are not."""
     opened = [runs.open_run(folder) for folder in folders]
     for run in opened:
-        if run.setup.dataset.checksum != opened[0].setup.dataset.checksum:
-            raise ValueError(
-                f"{run.folder} was trained on other images than {opened[0].folder}, so they do not pair; give runs of "
-                "one data set."
-            )
+        for name, own in _images(run).items():
+            if own != (first := _images(opened[0])[name]):
+                raise ValueError(
+                    f"{run.folder} and {opened[0].folder} do not have the same images, so they do not pair: "
+                    f"{name} is {own} in one and {first} in the other."
+                )
     if len({run.folder.name for run in opened}) < len(opened):
         raise ValueError("Two of the runs' folders have one name; rows are called after it, so rename one of them.")
     return opened
+
+
+def _images(run: runs.Run) -> dict[str, Any]:
+    """What decides which images a run's splits hold, and how they are seen."""
+    config = run.setup.config
+    return {
+        "the data's checksum": run.setup.dataset.checksum,
+        "binarization": config.data.binarization,
+        "binarization_seed": config.data.binarization_seed,
+        "train_examples": config.data.train_examples,
+        "examples": config.train.examples,
+    }
 
 
 def elbos(
     run: runs.Run, split: str, images: int, *, draws: int = DRAWS, told: Callable[[], None] = lambda: None
 ) -> Float[np.ndarray, "R N"]:
     """Of a split's first images, nats, with the noise the same for every run; `told` is called after every seed."""
-    x, setup, values = split_examples(run, split, images, 0), run.setup, []
+    x, values = split_examples(run, split, images, 0), []
     for params in params_by_seed(run):
-        bounds = importance_bounds(setup.method, setup.model, params, x, jax.random.key(0), num_samples=(draws,))
-        values.append(bounds["elbo"].astype(np.float64))
+        values.append(elbo(run.setup, params, x, draws))
         told()
     return np.stack(values)
+
+
+def elbo(setup: Setup, params: Params, x: Float[np.ndarray, "N *D"], draws: int) -> Float[np.ndarray, " N"]:
+    """Of each image, nats, always with the same noise."""
+    bounds = importance_bounds(setup.method, setup.model, params, x, jax.random.key(0), num_samples=(draws,))
+    return bounds["elbo"].astype(np.float64)

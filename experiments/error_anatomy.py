@@ -21,6 +21,7 @@ import numpy as np
 import tyro
 from rich.table import Table
 
+from experiments.command_line import command_line
 from gpvae_jax import runs
 from gpvae_jax.commands import prepare_jax
 from gpvae_jax.environment import environment
@@ -124,4 +125,4 @@ def _table(found: dict[str, Any]) -> Table:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Anatomy, description=__doc__))
+    command_line(main, Anatomy, __doc__)

@@ -18,8 +18,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
+from experiments.command_line import command_line
 from gpvae_jax import build, compare, config, runs
 from gpvae_jax.commands import prepare_jax, save_figure, train_with_bar
 from gpvae_jax.environment import environment
@@ -139,4 +139,4 @@ def _rows(q: Any, rows: np.ndarray) -> Any:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Figure3, description=__doc__))
+    command_line(main, Figure3, __doc__)

@@ -18,8 +18,8 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
+from experiments.command_line import command_line
 from experiments.figure3 import trained
 from gpvae_jax import runs
 from gpvae_jax.commands import prepare_jax, save_figure
@@ -80,8 +80,8 @@ def main(command: Figure5) -> None:
         print(over_one if m > 1 else "")
     RESULTS.mkdir(exist_ok=True)
     save_figure(posterior_panels(panels, columns=len(RANKS)), RESULTS / "figure5.png")
-    settings = {name: value for name, value in dataclasses.asdict(command).items() if not isinstance(value, Path)}
-    kl = {
+    chosen = {name: value for name, value in dataclasses.asdict(command).items() if not isinstance(value, Path)}
+    kept = {
         str(m): {
             "mean": estimate(error),
             "median": np.median(error),
@@ -90,7 +90,7 @@ def main(command: Figure5) -> None:
         }
         for m, error in enumerate(errors, start=1)
     }
-    write_json(RESULTS / "figure5.json", {"settings": settings, "kl": kl, "environment": environment()})
+    write_json(RESULTS / "figure5.json", {"settings": chosen, "kl": kept, "environment": environment()})
 
 
 def _grown(folder: Path, epochs: int, before: runs.Run, settings: tuple[str, ...]) -> runs.Run:
@@ -111,4 +111,4 @@ def _panel(grid: GridPosterior, q: GaussianMixture, b: int, error: float) -> Pan
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Figure5, description=__doc__))
+    command_line(main, Figure5, __doc__)

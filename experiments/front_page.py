@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 
+from experiments.command_line import command_line
 from gpvae_jax import likelihoods, networks
 from gpvae_jax.commands import prepare_jax, save_figure
 from gpvae_jax.data import load
@@ -28,6 +28,7 @@ from gpvae_jax.evaluate.grid import GridPosterior, grid_posterior, kl_to_posteri
 from gpvae_jax.files import write_json
 from gpvae_jax.methods import iaf, mixture, newton, svi, vae
 from gpvae_jax.model import latent_model
+from gpvae_jax.objectives import frozen
 from gpvae_jax.observation import observe
 from gpvae_jax.plots.style import FAINT, INK
 from gpvae_jax.report import estimate
@@ -61,7 +62,7 @@ def main(command: FrontPage) -> None:
     x = observation.evaluate(jnp.asarray(data.test[:GRADED]))
 
     def fitted(method: InferenceMethod, theta: Any = None) -> Params:
-        run = trainer(method if theta is None else _with_model_held(method), model, optax.adam(1e-3), observation)
+        run = trainer(method if theta is None else frozen(method, "model"), model, optax.adam(1e-3), observation)
         start = method.init(jax.random.key(0), x)
         state = run.start(start if theta is None else start._replace(model=theta), jax.random.key(1))
         *_, record = fit(run, training, epochs=command.epochs, state=state)
@@ -82,17 +83,10 @@ def main(command: FrontPage) -> None:
     errors = {name: kl_to_posterior(model, base.model, x, q, grid.log_evidence) for name, q in posteriors.items()}
     shown = np.argsort(-errors["one Gaussian (VAE)"])[:SHOWN]
     for name, error in errors.items():
-        print(f"{name:22} KL(q ‖ p(z|x)) {error.mean():.3f} ± {error.std(ddof=1) / GRADED**0.5:.3f} nats")
+        print(f"{name:22} KL(q ‖ p(z|x)) {error.mean():.3f} ± {estimate(error).se:.3f} nats")
     save_figure(_figure(grid, posteriors, errors, np.asarray(x), shown), command.out)
     kept = {name: estimate(error) for name, error in errors.items()}
     write_json(command.out.with_suffix(".json"), {"kl": kept, "environment": environment()})
-
-
-def _with_model_held(method: InferenceMethod) -> InferenceMethod:
-    def loss(params: Params, *arguments: Any, **settings: Any) -> Any:
-        return method.loss(params._replace(model=jax.lax.stop_gradient(params.model)), *arguments, **settings)
-
-    return method._replace(loss=loss)
 
 
 def _figure(grid: GridPosterior, posteriors: dict, errors: dict, x: np.ndarray, shown: np.ndarray) -> "Figure":
@@ -135,4 +129,4 @@ def _draw(axes: Any, *, first: np.ndarray, second: np.ndarray, true: np.ndarray,
 
 
 if __name__ == "__main__":
-    main(tyro.cli(FrontPage, description=__doc__))
+    command_line(main, FrontPage, __doc__)

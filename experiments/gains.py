@@ -10,12 +10,14 @@ Writes experiments/results/NAME.md and NAME.json.
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tyro
 
+from experiments.command_line import command_line
 from gpvae_jax import compare, config
 from gpvae_jax.evaluate.paired import paired
 from gpvae_jax.evaluate.run import example_values
@@ -84,8 +86,9 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 
 def written(value: dict[str, float]) -> str:
     """A gain with its error over images and, in brackets, over seeds."""
-    return f"{value['gain']:+.2f} ± {value['se']:.2f} ({value['se_seeds']:.2f})"
+    over_seeds = "" if math.isnan(value["se_seeds"]) else f" ({value['se_seeds']:.2f})"
+    return f"{value['gain']:+.2f} ± {value['se']:.2f}{over_seeds}"
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Gains, description=__doc__))
+    command_line(main, Gains, __doc__)

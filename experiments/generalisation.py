@@ -17,18 +17,17 @@ experiments/results/generalisation_NAME.json and .md; NAME is the folder the VAE
 
 import dataclasses
 import itertools
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tyro
 
+from experiments.command_line import command_line
 from experiments.elbos import DRAWS, elbos, open_paired
 from experiments.table1.claims import share_of
 from experiments.table1.tables import nats
 from gpvae_jax import runs
-from gpvae_jax.cli import EXPECTED
 from gpvae_jax.commands import prepare_jax
 from gpvae_jax.environment import environment
 from gpvae_jax.evaluate.paired import paired
@@ -132,7 +131,4 @@ def table(found: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Generalisation, description=__doc__))
-    except EXPECTED as error:
-        sys.exit(f"Error: {error}")
+    command_line(main, Generalisation, __doc__)

@@ -9,7 +9,6 @@ hundredths of a nat, means by thousandths, and half the time. Writes experiments
 """
 
 import dataclasses
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,8 @@ import jax
 import numpy as np
 import tyro
 
+from experiments.command_line import command_line
 from gpvae_jax import runs
-from gpvae_jax.cli import EXPECTED
 from gpvae_jax.commands import prepare_jax
 from gpvae_jax.environment import environment
 from gpvae_jax.evaluate.importance import importance_bounds
@@ -69,8 +68,4 @@ def main(command: Precision) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Precision, description=__doc__))
-    except EXPECTED as error:
-        print(f"matmul_precision: {error}", file=sys.stderr)
-        sys.exit(1)
+    command_line(main, Precision, __doc__)

@@ -11,7 +11,6 @@ pictures from TensorFlow Datasets, averaged exactly and otherwise split.
 
 import dataclasses
 import io
-import sys
 import zipfile
 from pathlib import Path, PurePosixPath
 
@@ -19,7 +18,7 @@ import numpy as np
 import tyro
 from PIL import Image
 
-from gpvae_jax.cli import EXPECTED
+from experiments.command_line import command_line
 from gpvae_jax.files import write_npz
 
 ARCHIVES = {"background": 19_280, "evaluation": 13_180}  # images in each
@@ -72,7 +71,4 @@ def _small(png: bytes) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Omniglot, description=__doc__))
-    except EXPECTED as error:
-        sys.exit(f"Error: {error}")
+    command_line(main, Omniglot, __doc__)

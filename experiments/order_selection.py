@@ -21,8 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 
+from experiments.command_line import command_line
 from gpvae_jax import networks, plots, train
 from gpvae_jax.build import build_likelihood
 from gpvae_jax.commands import prepare_jax, save_figure
@@ -36,6 +36,7 @@ from gpvae_jax.mixtures.order import grow_until_no_gain
 from gpvae_jax.model import latent_model
 from gpvae_jax.observation import observe
 from gpvae_jax.progress import bars, say
+from gpvae_jax.report import estimate
 from gpvae_jax.types import InferenceMethod, Params
 
 RESULTS = Path(__file__).parent / "results"
@@ -104,7 +105,7 @@ def main(command: OrderSelection) -> None:
             start = jax.jit(jax.vmap(grown.grow))(previous, train.seed_keys(jax.random.key(order), command.seeds))
         params = fitted(mixture, start, command.order_epochs, f"order {order}")
         bound = bounds(params)
-        say(f"order {order}: validation ELBO {bound.mean():.3f} ± {bound.std(ddof=1) / len(bound) ** 0.5:.3f} nats")
+        say(f"order {order}: validation ELBO {bound.mean():.3f} ± {estimate(bound).se:.3f} nats")
         return params, bound
 
     def without(order: int, params: Params) -> np.ndarray:
@@ -121,4 +122,4 @@ def main(command: OrderSelection) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(OrderSelection, description=__doc__))
+    command_line(main, OrderSelection, __doc__)

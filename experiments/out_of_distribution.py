@@ -20,6 +20,7 @@ import numpy as np
 import tyro
 from rich.table import Table
 
+from experiments.command_line import command_line
 from gpvae_jax import runs
 from gpvae_jax.commands import prepare_jax
 from gpvae_jax.data import load
@@ -120,4 +121,4 @@ def _table(summaries: dict[str, dict[str, Any]]) -> Table:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Outliers, description=__doc__))
+    command_line(main, Outliers, __doc__)

@@ -20,6 +20,7 @@ import numpy as np
 import tyro
 from rich.table import Table
 
+from experiments.command_line import command_line
 from experiments.gains import finished, gains, written
 from experiments.table1.tables import BUDGETS, SLACK
 from gpvae_jax import compare, runs
@@ -210,4 +211,4 @@ def _table(rows: list[dict[str, Any]], fronts: dict[str, list[int]]) -> Table:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Pareto, description=__doc__))
+    command_line(main, Pareto, __doc__)

@@ -18,7 +18,6 @@ VAE's run lies in.
 """
 
 import dataclasses
-import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -30,10 +29,10 @@ import jax.numpy as jnp
 import tyro
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from experiments.command_line import command_line
 from experiments.elbos import open_paired
 from experiments.generalisation import keep, measure
 from gpvae_jax.build import Setup, build_encoder, build_method, build_trainer
-from gpvae_jax.cli import EXPECTED
 from gpvae_jax.commands import prepare_jax
 from gpvae_jax.commands.training import train_with_bar
 from gpvae_jax.progress import say
@@ -143,7 +142,4 @@ CHANGES: dict[str, Callable[[Setup], Setup]] = {
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Regularisation, description=__doc__))
-    except EXPECTED as error:
-        sys.exit(f"Error: {error}")
+    command_line(main, Regularisation, __doc__)

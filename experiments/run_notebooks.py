@@ -13,6 +13,7 @@ from typing import Any
 
 import tyro
 
+from experiments.command_line import command_line
 from gpvae_jax.files import write_text
 from gpvae_jax.progress import say
 
@@ -62,4 +63,4 @@ def stripped(notebook: Any) -> Any:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(RunNotebooks))
+    command_line(main, RunNotebooks, __doc__)

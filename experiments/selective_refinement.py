@@ -17,17 +17,16 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
 from rich.table import Table
 
+from experiments.command_line import command_line
+from experiments.elbos import elbo
 from gpvae_jax import plots, runs
-from gpvae_jax.build import Setup
 from gpvae_jax.commands import prepare_jax, save_figure
 from gpvae_jax.environment import environment
-from gpvae_jax.evaluate.importance import importance_bounds
 from gpvae_jax.evaluate.run import params_by_seed, split_examples
 from gpvae_jax.evaluate.scores import example_scores
 from gpvae_jax.evaluate.uncertainty import Refinement, calibration, selective_refinement
@@ -80,7 +79,7 @@ def main(command: Selective) -> None:
         for seed, params in enumerate(each):
             bounds = []
             for setup in (run.setup, better.setup):
-                bounds.append(_elbo(setup, params, x))
+                bounds.append(elbo(setup, params, x, DRAWS))
                 progress.advance(task)
             scores = example_scores(run.setup.method, run.setup.model, params, jnp.asarray(x))
             scores |= {"negative_elbo": -bounds[0]}
@@ -97,17 +96,9 @@ def main(command: Selective) -> None:
     if calibrated:
         save_figure(plots.calibration_curves(calibrated), command.results / "calibration.png")
     about = {"run": command.run.name, "refine": command.refine, "steps": command.steps, "settings": settings}
-    about |= {"images": len(x), "environment": environment()}
     kept = {SCORES[name]: rows for name, rows in found.items()} | {"calibration": calibrated}
-    write_json(
-        command.results / f"{command.name}.json",
-        about | {"images": len(x)} | kept | {"environment": environment()},
-    )
-
-
-def _elbo(setup: Setup, params: Params, x: np.ndarray) -> np.ndarray:
-    values = importance_bounds(setup.method, setup.model, params, x, jax.random.key(0), num_samples=(DRAWS,))
-    return values["elbo"].astype(np.float64)
+    last = {"images": len(x), "environment": environment()}
+    write_json(command.results / f"{command.name}.json", about | kept | last)
 
 
 def _step_size(run: runs.Run, command: Selective, params: Params) -> tuple[str, ...]:
@@ -116,7 +107,7 @@ def _step_size(run: runs.Run, command: Selective, params: Params) -> tuple[str, 
     tried = {}
     for size in STEP_SIZES:
         setting = f"step_size={size}"
-        tried[setting] = _elbo(refined(run, "savi", command.steps, (setting,)).setup, params, x).mean()
+        tried[setting] = elbo(refined(run, "savi", command.steps, (setting,)).setup, params, x, DRAWS).mean()
     return (max(tried, key=lambda setting: tried[setting]),)
 
 
@@ -163,4 +154,4 @@ def _table(found: dict[str, list[dict[str, Any]]]) -> Table:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Selective, description=__doc__))
+    command_line(main, Selective, __doc__)

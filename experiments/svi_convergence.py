@@ -13,6 +13,7 @@ About eight minutes on one CPU core for a 400-400 network, 20 latents and 256 im
 import dataclasses
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,9 @@ import numpy as np
 import optax
 import tyro
 
+from experiments.command_line import command_line
 from gpvae_jax import runs
+from gpvae_jax.commands import prepare_jax
 from gpvae_jax.environment import environment
 from gpvae_jax.evaluate.run import params_by_seed
 from gpvae_jax.files import write_json
@@ -46,6 +49,7 @@ class Check:
 
 def main(command: Check) -> None:
     """Optimise from every start and compare."""
+    prepare_jax()
     run = runs.open_run(command.run)
     setup, params = run.setup, params_by_seed(run)[0]
     x = setup.observation.evaluate(jnp.asarray(setup.dataset.test[: command.examples]))
@@ -82,7 +86,7 @@ def main(command: Check) -> None:
     values = {name: np.asarray(value(optimum.posterior), np.float64) for name, optimum in found.items()}
     values["best of all"] = np.max([first, *values.values()], axis=0)
     amortized = np.asarray(value(encoder), np.float64)
-    result = {
+    result: dict[str, Any] = {
         "run": str(command.run),
         "examples": command.examples,
         "amortized_elbo": estimate(amortized),
@@ -105,4 +109,4 @@ def main(command: Check) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Check, description=__doc__))
+    command_line(main, Check, __doc__)

@@ -1,4 +1,4 @@
-"""Choose each method's settings on validation data, with the same number of trials for every method.
+"""Choose each method's settings on validation data, with the same number of trials for every method that has as many.
 
     python -m experiments.tune --methods vae savi iaf
 
@@ -18,8 +18,8 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import tyro
 
+from experiments.command_line import command_line
 from gpvae_jax import build, compare, config, train
 from gpvae_jax.commands import prepare_jax
 from gpvae_jax.data import Dataset, load
@@ -139,4 +139,4 @@ def table() -> str:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Tune, description=__doc__))
+    command_line(main, Tune, __doc__)

@@ -195,7 +195,10 @@ def _with_loss(config: Config, model: LatentModel, encoder: Network, num_data: i
     make_base, base_settings = _factory(name, items, num_data)
     base = make_base(model, encoder, **base_settings)
     if name != "gpvae":
-        return _trained(config.train, factory(model, encoder, base=base, **settings), model)
+        method = _trained(config.train, factory(model, encoder, base=base, **settings), model)
+        return method if own_loss or config.method != "gpvae" else _with_weight_kl(method, settings)
+    if config.method == "gpvae":
+        raise ValueError("A gpvae models the errors of another method than a gpvae; take another base, or none.")
     method = _trained(config.train, factory(model, encoder, base=as_gaussian(base), **settings), model)
     if own_loss and config.method == "svi":  # it trains nothing of its own: its loss is the gpvae's, the KL included
         return method
@@ -253,7 +256,9 @@ def check_closed_form(config: Config) -> None:
     if count is None:
         return
     check_at_least(1, closed_form=count)
-    if config.train.epochs or config.method != "gpvae" or "weight_posterior=full" not in config.settings:
+    own, _ = _own_and_base(config)
+    is_full = config.method == "gpvae" and _factory("gpvae", own, 1)[1].get("weight_posterior") == "full"
+    if config.train.epochs or not is_full:
         raise ValueError(
             "closed_form needs epochs 0, start_from, and the method gpvae with weight_posterior=full, got epochs "
             f"{config.train.epochs} and {config.method} with {', '.join(config.settings) or 'no settings'}."

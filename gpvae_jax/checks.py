@@ -31,5 +31,12 @@ def check_limit(**numbers: float) -> None:
             raise ValueError(f"{name} must be above 0, or inf for no limit, got {number}.")
 
 
+def check_seed(**seeds: int) -> None:
+    """Raise ValueError unless every seed, given by its name, fits 32 bits: JAX's keys are made of no more."""
+    for name, seed in seeds.items():
+        if not 0 <= seed < 2**32:
+            raise ValueError(f"{name} must be from 0 to {2**32 - 1}, got {seed}.")
+
+
 def _finite(number: float) -> str:
     return "" if math.isfinite(number) else "finite and "

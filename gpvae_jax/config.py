@@ -162,7 +162,10 @@ def read(path: str | Path) -> tuple[Config, tuple[str, ...]]:
         raise ValueError(f"The configuration {path} is not valid JSON: {error}.") from error
     if not isinstance(values, dict):
         raise ValueError(f"The configuration {path} must hold a JSON object, got a {type(values).__name__}.")
-    values = dict(values.get("config", values))
+    values = values.get("config", values)
+    if not isinstance(values, dict):
+        raise ValueError(f"'config' in {path} must hold a JSON object, got a {type(values).__name__}.")
+    values = dict(values)
     methods = _value(tuple[str, ...], values.pop("methods", []), "methods")
     return from_dict(values), methods
 

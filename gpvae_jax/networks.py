@@ -17,6 +17,7 @@ from flax.errors import InvalidRngError
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from gpvae_jax import convolution
+from gpvae_jax.checks import check_at_least
 from gpvae_jax.naming import unknown
 from gpvae_jax.types import Network
 
@@ -76,7 +77,22 @@ def _with_shapes(init: Callable, apply: Callable, in_shape: tuple[int, ...]) -> 
         raise ValueError(f"The module does not take examples of shape {in_shape}: {error}") from error
     if not isinstance(out, jax.ShapeDtypeStruct):
         raise ValueError(f"A network maps one array to one array, but this module returns {type(out).__name__}.")
+    if out.shape[:1] != (1,):
+        raise ValueError(
+            f"A network keeps the batch axis, x[B, *in] -> [B, *out], but of one example this module makes {out.shape}."
+        )
     return Network(init, apply, in_shape, out.shape[1:])
+
+
+def check_encoder(network: Network, data_shape: tuple[int, ...], name: str = "encoder") -> None:
+    """Raise ValueError, one sentence, unless it takes a model's examples and makes a vector of features of each."""
+    if len(network.out_shape) != 1:
+        raise ValueError(f"The features of an example are a vector [F], but the {name} makes {network.out_shape}.")
+    if network.in_shape != data_shape:
+        raise ValueError(
+            f"The {name} takes examples of shape {network.in_shape}, but the model's have {data_shape}; build it with "
+            "the data's shape."
+        )
 
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -106,6 +122,7 @@ def mlp(
     """
     if not hidden and out_shape is None:
         raise ValueError("mlp needs at least one hidden layer or an out_shape, got neither.")
+    check_at_least(1, **{f"units of hidden layer {i}": units for i, units in enumerate(hidden, start=1)})
     return from_nnx(lambda rngs: _MLP(in_shape, hidden, out_shape, _activation(activation), rngs), in_shape)
 
 

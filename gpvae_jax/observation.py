@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from gpvae_jax.checks import check_seed
 from gpvae_jax.data import Dataset
 from gpvae_jax.naming import unknown
 
@@ -39,6 +40,7 @@ def observe(dataset: Dataset, binarization: str, seed: int) -> tuple[Dataset, Ob
     """
     if binarization not in BINARIZATIONS:
         raise ValueError(unknown("binarization", binarization, BINARIZATIONS))
+    check_seed(binarization_seed=seed)
     levels = dataset.levels
     if binarization == "none":
         return dataset, Observation(lambda key, raw: scale(raw, levels), lambda raw: scale(raw, levels))

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import optax
 
-from gpvae_jax.checks import check_above, check_at_least, check_limit
+from gpvae_jax.checks import check_above, check_at_least, check_limit, check_seed
 from gpvae_jax.config import TrainConfig
 from gpvae_jax.naming import unknown
 from gpvae_jax.objectives import FROZEN, is_frozen
@@ -56,6 +56,7 @@ def beta_schedule(config: TrainConfig, steps_per_epoch: int) -> Callable[[Any], 
 
 def check_train(config: TrainConfig) -> None:
     """Raise ValueError, one sentence, on a training setting out of range."""
+    check_seed(seed=config.seed)
     check_above(0, learning_rate=config.learning_rate)
     check_at_least(1, batch_size=config.batch_size, validation_samples=config.validation_samples)
     if config.epochs < 1 and (config.epochs < 0 or config.start_from is None):

@@ -5,7 +5,7 @@ Equations: docs/mathematics.md.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -51,6 +51,16 @@ class DiagonalGaussian(NamedTuple):
     def kl_to_standard_normal(self) -> Float[Array, " B"]:
         """KL(q ‖ N(0, I)) = ½ Σ_j (mean² + σ² − 1 − log σ²), closed form (eq. 2.2)."""
         return 0.5 * jnp.sum(jnp.square(self.mean) + self.variance - 1 - 2 * self.log_std, axis=-1)
+
+
+def require_diagonal(q: Any, method: str) -> DiagonalGaussian:
+    """q, where a method needs its base to give a `DiagonalGaussian`. Raises ValueError, one sentence, otherwise."""
+    if not isinstance(q, DiagonalGaussian):
+        raise ValueError(
+            f"{method} needs a base whose posterior is a DiagonalGaussian, but this one's is a {type(q).__name__}; "
+            "take another base, of newton covariance=diagonal."
+        )
+    return q
 
 
 def diagonal_gaussian(output: Float[Array, "B twoZ"]) -> DiagonalGaussian:

@@ -39,10 +39,10 @@ class TrainState(NamedTuple):
 
 
 class TrainingData(NamedTuple):
-    """Stored (not yet observed) training and validation examples, as arrays on the device."""
+    """Stored (not yet observed) training and validation examples; `fit` and jit bring them to the device."""
 
-    train: Array  # [N, *D]
-    validation: Array  # [V, *D]
+    train: Array | np.ndarray  # [N, *D]
+    validation: Array | np.ndarray  # [V, *D]
 
 
 class Record(NamedTuple):
@@ -98,7 +98,9 @@ def trainer(
 
     def init(key: PRNGKeyArray, data: TrainingData) -> TrainState:
         key_init, key_observe, key_run = jax.random.split(key, 3)
-        return start(method.init(key_init, observation.train(key_observe, data.train[:INIT_EXAMPLES])), key_run)
+        return start(
+            method.init(key_init, observation.train(key_observe, jnp.asarray(data.train[:INIT_EXAMPLES]))), key_run
+        )
 
     def start(params: Params, key: PRNGKeyArray) -> TrainState:
         zero, none_yet = jnp.zeros((), jnp.int32), jnp.full((), -jnp.inf, jnp.result_type(float))
@@ -140,10 +142,10 @@ def trainer(
         def bound(raw: Array, key: PRNGKeyArray) -> Float[Array, " B"]:
             x = observation.evaluate(raw)
             key_posterior, key_z = jax.random.split(key)
-            q, _ = method.posterior(params, key_posterior, x)
+            q, _ = (method.amortized or method.posterior)(params, key_posterior, x)
             return elbo(log_weights(model, params.model, q, key_z, x, validation_samples))
 
-        return jnp.mean(map_batches(bound, data.validation, jax.random.key(0), batch_size))
+        return jnp.mean(map_batches(bound, jnp.asarray(data.validation), jax.random.key(0), batch_size))
 
     def epoch(state: TrainState, data: TrainingData) -> tuple[TrainState, Metrics]:
         count = data.train.shape[0]

@@ -70,3 +70,5 @@ class InferenceMethod(NamedTuple):
     init: Callable[[PRNGKeyArray, Array], Params]
     posterior: Callable[[Params, PRNGKeyArray, Array], tuple[Any, Info]]  # (a Posterior of the method's own type, info)
     loss: Callable[..., tuple[Array, Metrics]]
+    # what stands for the posterior in training's validation, where the posterior itself is too dear for every epoch
+    amortized: Callable[[Params, PRNGKeyArray, Array], tuple[Any, Info]] | None = None

@@ -68,6 +68,12 @@ def test_the_bracket_holds_and_narrows():
         assert high.mean() > -2 * high.std() / np.sqrt(COUNT)
         widths.append((high - low).mean())
     assert 0 < widths[1] < 0.3 * widths[0]
+    for seed in range(5, 10):
+        bracket = bidirectional(MODEL, THETA, jax.random.key(seed), COUNT, schedule=sigmoid_schedule(20))
+        truth = EXACT.log_evidence(np.asarray(bracket.x, np.float64))
+        low, high = bracket.lower.log_evidence - truth, bracket.upper.log_evidence - truth
+        assert low.mean() < 3 * low.std() / np.sqrt(COUNT)
+        assert high.mean() > -3 * high.std() / np.sqrt(COUNT)
 
 
 def test_transitions_leave_the_target_invariant():

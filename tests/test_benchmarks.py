@@ -60,7 +60,9 @@ def test_an_unknown_clock_is_told() -> None:
         harness.clock_of(harness.Settings(clock="cqu"))
 
 
-def test_every_method_is_raced_and_what_has_no_bfloat16_says_so(small: None) -> None:
+def test_every_method_is_raced_and_what_has_no_bfloat16_says_so(
+    small: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     settings = latency.Settings(
         rows=("vae", "vlae"), batches=(2,), architectures=("mlp",), dtypes=("bfloat16",), calls=("parameters",),
         seconds=0.01,
@@ -68,8 +70,10 @@ def test_every_method_is_raced_and_what_has_no_bfloat16_says_so(small: None) -> 
     lines = {x.row: x for x in latency.run(settings)}
     assert lines["vae"].median > 0
     assert "bfloat16" in lines["vlae"].details["unsupported"]  # in the words of the JAX that is installed
-    with tables.console().capture():
-        tables.show(lines.values())
+    capsys.readouterr()
+    tables.show(lines.values())
+    shown = capsys.readouterr()
+    assert "vae" in shown.out + shown.err
 
 
 def test_a_gauss_newton_step_costs_a_tangent_a_latent(small: None) -> None:

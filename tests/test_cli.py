@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -169,6 +170,10 @@ def test_list_names_every_method_and_its_settings(
         (["compare", "--methods", "vae:train.epochs=many"], "must be int, got 'many'"),
         (["train", "--capacity", "iff"], "Unknown method 'iff'; did you mean 'iaf'?"),
         (["train", "--start-from", "nowhere"], "nowhere is not a run folder"),
+        (["train", "--seed", "-1"], "seed must be from 0 to 4294967295, got -1"),
+        (["train", "--binarization-seed", "-1"], "binarization_seed must be from 0 to 4294967295, got -1"),
+        (["compare", "--methods", "vae", "--num-samples", "0"], "--num-samples must be at least 1, got 0"),
+        (["compare", "--methods", "vae", "--max-examples", "0"], "--max-examples must be at least 1, got 0"),
     ],
 )
 def test_mistakes_are_one_sentence(
@@ -358,6 +363,8 @@ def test_both_splits_and_the_bracket(
         (["--memory", "64"], "written as 512KiB, 64MiB or 2GiB, got '64'"),
         (["--memory", "0.1KiB"], "too small"),
         (["--estimators", "uncertainty", "--split", "train"], "does not know the split 'train'"),
+        (["--estimators", "uncertainty", "--slow-examples", "2"], "correlates at least 3 examples"),
+        (["--seed", "4294967296"], "--seed must be from 0 to 4294967295, got 4294967296"),
     ],
 )
 def test_degenerate_evaluations_are_one_sentence(
@@ -378,6 +385,18 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(path, train=GREY[:40], validation=GREY[40:50], test=GREY[50:])
     assert cli.main(["train", "--data", str(path), "--out", str(folder), *SMALL[:-1], "1"]) == 0
     return folder
+
+
+def test_one_example_has_no_error_and_is_shown_all_the_same(
+    capsys: pytest.CaptureFixture[str], untrained: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(untrained, tmp_path / "run")
+    one = ["evaluate", str(folder), "--max-examples", "1", "--num-samples", "4"]
+    assert gpvae(capsys, *one)[0] == 0
+    assert json.loads((folder / "results.json").read_text())["test"]["elbo"]["stderr"] is None
+    again = ["evaluate", str(folder), "--estimators", "ais", "--temperatures", "2", "--chains", "2"]
+    status, out, _ = gpvae(capsys, *again)
+    assert (status, "± nan" in out) == (0, True)
 
 
 def test_a_run_without_test_examples_says_so(

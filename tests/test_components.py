@@ -112,5 +112,7 @@ def test_what_cannot_be_is_said_in_one_sentence(base):
 
     parts = components(base._replace(posterior=mixture))
     params = parts.init(KEY, jnp.asarray(X), 2)
-    with pytest.raises(ValueError, match=r"must be a DiagonalGaussian, but .* GaussianMixture"):
+    with pytest.raises(
+        ValueError, match=r"A mixture needs a base .* a DiagonalGaussian, but this one's is a GaussianMixture"
+    ):
         parts.posterior(params.model, params.inference, KEY, jnp.asarray(X))

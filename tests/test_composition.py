@@ -96,7 +96,10 @@ def test_every_component_takes_its_own_newton_step(method):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
 
 
-@pytest.mark.parametrize(("method", "settings"), [("gpvae", ()), ("newton", ("base=gpvae",)), ("svi", ("base=gpvae",))])
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [("gpvae", ()), ("gpvae", ("base=savi",)), ("newton", ("base=gpvae",)), ("svi", ("base=gpvae",))],
+)
 def test_on_the_importance_weighted_bound_the_weights_kl_stays(method, settings):
     plain, weighted = made(method, *settings), made(method, *settings, iwae_samples=2)
     params = perturb(plain.method.init(KEY, X), 1)
@@ -132,6 +135,7 @@ def test_a_setting_that_would_be_left_out_is_told(method, settings, train, words
         ("iaf", "base=gpvae", "iaf is built over no other method"),
         ("savi", "base=gpvea", "did you mean 'gpvae'"),
         ("savi", "base=gpvae,unit=true", "Unknown setting of gpvae 'unit'"),
+        ("gpvae", "base=gpvae", "models the errors of another method"),
     ],
 )
 def test_a_wrong_base_is_told_in_one_sentence(method, settings, words):

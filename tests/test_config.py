@@ -63,6 +63,9 @@ def test_unreadable_files_are_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "list.json").write_text("[]")
     with pytest.raises(ValueError, match="must hold a JSON object, got a list"):
         config.read(tmp_path / "list.json")
+    (tmp_path / "inner.json").write_text('{"config": "vae"}')
+    with pytest.raises(ValueError, match=r"'config' in .* must hold a JSON object, got a str"):
+        config.read(tmp_path / "inner.json")
 
 
 @pytest.mark.parametrize(

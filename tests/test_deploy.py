@@ -22,7 +22,7 @@ print(out["z"].shape, program.platforms)
 """
 
 
-@pytest.mark.parametrize("name", ["vae", "gpvae", "recmix", "iaf"])
+@pytest.mark.parametrize("name", ["vae", "gpvae", "recmix", "iaf", "newton", "vlae"])
 def test_the_program_is_the_jitted_posterior(name, tmp_path):
     case = CASES[name]()
     params = case.method.init(jax.random.key(0), jnp.asarray(X))

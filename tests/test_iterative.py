@@ -58,3 +58,16 @@ def test_rematerialisation_changes_no_gradient() -> None:
 def test_a_wrong_setting_is_told(wrong) -> None:
     with pytest.raises(ValueError, match=r"must be (above|at least)"):
         iterative(MODEL, ENCODER, **wrong)
+
+
+def test_no_output_of_the_network_is_too_large() -> None:
+    method = iterative(MODEL, ENCODER)
+    params, update = (start := method.init(KEY, DATA)), start.inference["update"]
+    run = jax.jit(jax.value_and_grad(lambda p: method.loss(p, KEY, DATA)[0]))
+    for part in range(3):
+        for bias in (-1e4, 1e4):
+            shifted = update["out"]["bias"].reshape(3, -1).at[part].set(bias).reshape(-1)
+            moved = update | {"out": update["out"] | {"bias": shifted}}
+            value, slope = run(Params(params.model, params.inference | {"update": moved}))
+            assert np.isfinite(value)
+            assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slope))

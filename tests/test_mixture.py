@@ -11,7 +11,7 @@ from gpvae_jax.methods.mixture import mixture
 from gpvae_jax.methods.vae import vae
 from gpvae_jax.mixtures.bounds import all_to_all, some_to_all
 from gpvae_jax.mixtures.posterior import GaussianMixture
-from tests.cases import LATENT_DIM, X, assert_close, perturb, small_encoder, small_model
+from tests.cases import LATENT_DIM, X, perturb, small_encoder, small_model
 
 KEY, REPEATS, SIGMAS = jax.random.key(0), 3_000, 5.0
 MODEL, ENCODER = small_model(), small_encoder()
@@ -154,7 +154,6 @@ def test_shared_trunk_trains_one_trunk():
     method = mixture(MODEL, ENCODER, num_components=M, shared_trunk=True)
     params = start(method)
     _, grads = gradient(method, params)
-    assert_close(jax.tree.map(jnp.shape, grads), jax.tree.map(jnp.shape, params), 0.0)
     assert grads.inference["components"]["head"]["bias"].shape[0] == M
     assert np.any(grads.inference["components"]["encoder"]["hidden"]["layer_0"]["kernel"])
 

@@ -219,3 +219,17 @@ def test_unknown_activation_gives_the_nearest():
 def test_an_mlp_of_nothing_is_refused():
     with pytest.raises(ValueError, match=r"at least one hidden layer or an out_shape, got neither"):
         mlp((3,), ())
+
+
+def test_a_module_that_loses_the_batch_axis_is_refused():
+    class Flat(nnx.Module):
+        def __call__(self, x):
+            return x.reshape(-1)
+
+    with pytest.raises(ValueError, match=r"keeps the batch axis.*of one example this module makes \(4,\)"):
+        from_nnx(lambda rngs: Flat(), (4,))
+
+
+def test_a_layer_of_no_units_is_refused():
+    with pytest.raises(ValueError, match="units of hidden layer 2 must be at least 1, got 0"):
+        mlp((3,), (4, 0))

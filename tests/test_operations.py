@@ -8,9 +8,7 @@ import pytest
 
 from benchmarks.operations import count
 from gpvae_jax import convolution
-from gpvae_jax.bounds import importance
 from gpvae_jax.evaluate import inference_call
-from gpvae_jax.evaluate.importance import log_weights_from
 from gpvae_jax.methods import METHODS
 from tests import cases
 
@@ -107,22 +105,3 @@ def test_components_cost_an_encoder_and_a_step_costs_a_gradient_of_the_decoder()
     assert products("savi", steps=0) == vae
     # of a draw: the decoder, and back to the latents, not to its parameters
     assert products("savi", steps=3, inner_samples=2) == vae + 3 * 2 * 2 * decoder
-
-
-def test_importance_sampling_needs_no_more_memory_for_more_samples() -> None:
-    model, method = cases.CASES["vae"]()
-    params = method.init(jax.random.key(0), X)
-
-    def memory(function) -> int:
-        return jax.jit(function).lower(jax.random.key(1)).compile().memory_analysis().temp_size_in_bytes
-
-    def draws(key, start, number: int):
-        q, _ = method.posterior(params, key, X)
-        return log_weights_from(model, params.model, q, key, X, start, number)
-
-    def streamed(samples: int) -> int:
-        return memory(lambda key: importance(lambda start, n: draws(key, start, n), samples, 96).iwae)
-
-    whole = memory(lambda key: jnp.mean(draws(key, jnp.zeros((), jnp.int32), 25_600), axis=0))
-    assert streamed(25_600) < 1.25 * streamed(1600)  # the tail for k̂ grows as √K
-    assert streamed(25_600) < whole / 10

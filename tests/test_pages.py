@@ -60,7 +60,7 @@ def test_python_blocks_run(page: Path, capsys: pytest.CaptureFixture[str], monke
         assert -40 < elbo < iwae < -15  # 20 epochs on the digits; an untrained model has −44
 
 
-MODULES = sorted(path for folder in ("experiments", "benchmarks") for path in (ROOT / folder).glob("*.py"))
+MODULES = sorted(path for folder in ("experiments", "benchmarks") for path in (ROOT / folder).rglob("*.py"))
 
 
 @pytest.mark.parametrize("words", all_commands([*PAGES, *MODULES]))

@@ -76,6 +76,11 @@ def test_a_gain_within_the_seeds_spread_is_no_finding():
     assert gain.se_seeds > abs(gain.mean) / 2
     assert not gain.is_significant(1e-9)
     assert gain._replace(se_seeds=np.nan).is_significant(1e-9)
+    for num_seeds, reach in ((2, 12.706), (3, 4.303), (10, 2.262)):  # from a table of Student's t
+        at = gain._replace(se_seeds=1.0, num_seeds=num_seeds)
+        assert not at._replace(mean=reach - 0.001).is_significant(1e-9)
+        assert at._replace(mean=-reach - 0.001).is_significant(1e-9)
+        assert not at._replace(mean=2 * reach).is_significant(0.06)
 
 
 def test_identical_and_broken_values():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import regularisation
+from experiments.elbos import open_paired
 from gpvae_jax import runs
 from gpvae_jax.build import build_encoder
 from gpvae_jax.refine import with_settings
@@ -25,15 +26,14 @@ def test_an_encoder_is_changed_in_the_loss_alone(tmp_path: Path) -> None:
     setup = tiny(tmp_path / "run").setup
     x = setup.observation.evaluate(setup.dataset.test[:16])
     params = setup.method.init(KEY, x)
-    values = [setup.method.loss(params, jax.random.split(KEY)[1], x)[0]]
+    values = [jax.jit(setup.method.loss)(params, jax.random.split(KEY)[1], x)[0]]
     for title in ("features dropped, 0.2", "noise on the encoder's input, 0.1"):
         changed = regularisation.CHANGES[title](setup)
-        values.append(changed.method.loss(params, KEY, x)[0])
-        means = [s.method.posterior(params, KEY, x)[0].mean for s in (setup, changed)]
-        np.testing.assert_array_equal(*means)
+        values.append(jax.jit(changed.method.loss)(params, KEY, x)[0])
+        assert changed.method.posterior is setup.method.posterior
     assert len({float(value) for value in values}) == 3
     unchanged = regularisation.with_encoder(setup, lambda key, encoder: encoder)
-    np.testing.assert_allclose(unchanged.method.loss(params, KEY, x)[0], values[0], rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(unchanged.method.loss)(params, KEY, x)[0], values[0], rtol=1e-6)
 
 
 def test_dropped_features_keep_their_mean() -> None:
@@ -68,7 +68,7 @@ def test_the_decoders_curvature_takes_the_place_of_the_learned_one(tmp_path: Pat
     x = run.setup.observation.evaluate(run.setup.dataset.test[:4])
     exact = with_settings(run, regularisation.EXACT)
     params = run.setup.method.init(KEY, x)
-    means = [r.setup.method.posterior(params, KEY, x)[0].mean for r in (run, exact)]
+    means = [jax.jit(r.setup.method.posterior)(params, KEY, x)[0].mean for r in (run, exact)]
     assert np.abs(means[0] - means[1]).max() > 1e-3
     assert exact.folder == run.folder
 
@@ -102,3 +102,12 @@ def test_what_cannot_be_used_is_refused(given: tuple[str, str], words: str, tmp_
         tiny(tmp_path / name)
     with pytest.raises(ValueError, match=words):
         regularisation.main(regularisation.Regularisation(*(tmp_path / name for name in given)))
+
+
+def test_runs_of_other_images_do_not_pair(tmp_path: Path) -> None:
+    """The same data seen otherwise are other images, although their checksum is the same."""
+    seen = {"one": {"binarization": "static"}, "other": {"binarization": "static", "binarization_seed": 7}}
+    for name, how in seen.items():
+        runs.create(tmp_path / name, small(data={"name": "digits"} | how, model={"likelihood": "bernoulli"}))
+    with pytest.raises(ValueError, match=r"do not have the same images, .*: binarization_seed is 7 in one and 0 in"):
+        open_paired([tmp_path / "one", tmp_path / "other"])

@@ -115,6 +115,16 @@ def test_clipping_is_per_example():
     assert all(np.isfinite(leaf).all() for leaf in slope)
 
 
+def test_no_limit_clips_nothing():
+    gradient = {"mean": jnp.asarray([[3.0, 4.0], [0.0, 0.0]])}
+    for limit in (1e20, np.inf):  # the square of the first is not a float32
+        clipped, norm = clip_per_example(gradient, limit)
+        np.testing.assert_array_equal(clipped["mean"], gradient["mean"])
+        np.testing.assert_array_equal(norm, [5.0, 0.0])
+    slope = jax.grad(lambda g: jnp.sum(clip_per_example(g, np.inf)[0]["mean"]))(gradient)
+    np.testing.assert_array_equal(slope["mean"], 1.0)
+
+
 @pytest.mark.parametrize("inner", [None, optax.adam(1.0), optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(1.0))])
 def test_an_example_s_steps_do_not_depend_on_its_neighbours(inner):
     """Also under optax's batch-wide clipping, because the inner optimiser sees one example at a time."""

@@ -8,13 +8,19 @@ import numpy as np
 import optax
 import pytest
 
+from gpvae_jax import model as models
 from gpvae_jax.gaussians.family import deform, log_scale, matched_noise, place, retract
 from gpvae_jax.gaussians.full import from_diagonal
 from gpvae_jax.gaussians.per_example import Optimum, elbo_with_error, optimize
+from gpvae_jax.likelihoods import bernoulli
+from gpvae_jax.methods.iaf import iaf
 from gpvae_jax.methods.newton import newton
 from gpvae_jax.methods.svi import best_of, optimize_batches, svi
 from gpvae_jax.methods.vae import vae
+from gpvae_jax.networks import mlp
+from gpvae_jax.observation import Observation
 from gpvae_jax.posteriors import DiagonalGaussian
+from gpvae_jax.train import TrainingData, fit, trainer
 from tests.cases import X, assert_close, perturb, small_encoder, small_model
 from tests.exact import latent_model, random_model
 
@@ -215,3 +221,34 @@ def test_over_a_posterior_that_is_not_diagonal_it_starts_with_its_moments(family
     np.testing.assert_allclose(q.variance, start.variance, rtol=1e-4)
     if family == "full":
         np.testing.assert_allclose(q.covariance, start.covariance, rtol=1e-3, atol=1e-5)
+
+
+def test_training_validates_the_amortized_posterior():
+    """As the base does: to optimise every validation image in every epoch would cost thousands of times as much."""
+    base = vae(small_model(), small_encoder())
+    method = svi(small_model(), small_encoder(), base=base)
+    assert method.amortized is base.posterior
+    observation = Observation(lambda key, raw: raw, lambda raw: raw)
+    trainers = [trainer(m, small_model(), optax.adam(1e-3), observation, batch_size=5) for m in (base, method)]
+    records = [next(iter(fit(t, TrainingData(X, X), jax.random.key(0), epochs=1))) for t in trainers]
+    assert records[0].metrics["validation_elbo"] == records[1].metrics["validation_elbo"]
+
+
+def test_many_latents_have_as_many_check_draws_as_they_need():
+    model = models.latent_model(mlp((65,), (4,), (4, 4, 1)), bernoulli())
+    method = svi(model, mlp((4, 4, 1), (4,)), max_steps=0)
+    params = method.init(jax.random.key(0), X)
+    q, _ = jax.jit(method.posterior)(params, jax.random.key(0), X)
+    assert q.mean.shape == (len(X), 65)
+
+
+@pytest.mark.parametrize("samples", [0, 1, 3])
+def test_an_odd_number_of_draws_is_told(samples):
+    with pytest.raises(ValueError, match=f"inner_samples must be even and at least 2, .* got {samples}"):
+        svi(small_model(), small_encoder(), inner_samples=samples)
+
+
+def test_a_base_without_moments_is_told():
+    method = svi(small_model(), small_encoder(), base=iaf(small_model(), small_encoder(), width=8))
+    with pytest.raises(ValueError, match="svi needs a base whose posterior has moments, but this one's is a IAF"):
+        jax.eval_shape(method.posterior, jax.eval_shape(method.init, jax.random.key(0), X), jax.random.key(0), X)

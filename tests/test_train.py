@@ -25,15 +25,6 @@ GREY = Observation(lambda key, raw: raw, lambda raw: raw)
 SEEDS, ROOT = 3, jax.random.key(7)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """Compiling is what these tests spend their time on, and what they test does not hang on the optimiser."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 # ---- a toy: one parameter w that grows by one each step, and a validation bound that is a given function of w
 
 

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gpvae_jax.methods import vae
+from gpvae_jax.methods import mixture, svi, vae
+from gpvae_jax.networks import mlp
 from tests.cases import X, small_encoder, small_model
 
 MODEL, ENCODER, KEY = small_model(), small_encoder(), jax.random.key(0)
@@ -29,3 +30,11 @@ def test_the_sampled_kl_agrees_with_the_closed_form_on_average():
     )
     np.testing.assert_array_equal(exact["log_likelihood"], sampled["log_likelihood"])
     np.testing.assert_allclose(sampled["kl"], exact["kl"], atol=5 * 2 / np.sqrt(5000 * len(X)))
+
+
+def test_an_encoder_for_other_examples_is_told():
+    for factory in (vae, mixture, svi):
+        with pytest.raises(ValueError, match=r"The encoder takes examples of shape \(5,\), but the model's have"):
+            factory(MODEL, mlp((5,), (3,)))
+    with pytest.raises(ValueError, match=r"a vector \[F\], but the encoder makes"):
+        vae(MODEL, mlp(MODEL.data_shape, (3,), (2, 6)))

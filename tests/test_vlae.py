@@ -10,6 +10,7 @@ import pytest
 from gpvae_jax.bounds import log_weights
 from gpvae_jax.gaussians.gauss_newton import gauss_newton
 from gpvae_jax.likelihoods import gaussian
+from gpvae_jax.methods.iaf import iaf
 from gpvae_jax.methods.vae import vae
 from gpvae_jax.methods.vlae import vlae
 from gpvae_jax.networks import mlp
@@ -106,3 +107,10 @@ def test_bad_settings_are_told():
         vlae(MODEL, ENCODER, steps=-1)
     with pytest.raises(ValueError, match="Unknown jacobian 'central'"):
         vlae(MODEL, ENCODER, jacobian="central")
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_a_base_that_is_no_diagonal_gaussian_is_told(steps):
+    method = vlae(MODEL, ENCODER, base=iaf(MODEL, ENCODER, width=8), steps=steps)
+    with pytest.raises(ValueError, match="vlae needs a base whose posterior is a DiagonalGaussian"):
+        jax.eval_shape(method.posterior, jax.eval_shape(method.init, KEY, DATA), KEY, DATA)

@@ -39,14 +39,13 @@ import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-import tyro
 from rich.live import Live
 
+from experiments.command_line import command_line
 from experiments.table1 import locks, queue, status
 from experiments.table1.cells import SCALES, Cell
 from experiments.table1.cells import queue as queue_of
 from experiments.table1.work import RESULTS, Job, check_scale, files, renew_starts
-from gpvae_jax.cli import EXPECTED
 from gpvae_jax.naming import unknown
 from gpvae_jax.progress import console, say
 
@@ -158,10 +157,7 @@ def _bury(job: Job, cells: list[Cell], process: BaseProcess) -> bool:
 
 if __name__ == "__main__":
     try:
-        sys.exit(main(tyro.cli(Table1, description=__doc__)))
+        command_line(main, Table1, __doc__)
     except KeyboardInterrupt:
         print("Interrupted; the same command goes on from here.", file=sys.stderr)
         sys.exit(130)
-    except EXPECTED as error:
-        print(f"table1: {error}", file=sys.stderr)
-        sys.exit(1)

@@ -12,13 +12,12 @@ a third.
 
 import dataclasses
 import functools
-import sys
 from pathlib import Path
 from typing import Any
 
 import jax
-import tyro
 
+from experiments.command_line import command_line
 from experiments.table1.cells import SCALES, Cell
 from experiments.table1.tables import latency_file, read
 from experiments.table1.work import RESULTS, Job, files, settings
@@ -93,8 +92,4 @@ def _call(job: Job, found: dict[str, Any], dataset: Dataset) -> tuple[Any, tuple
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Latency, description=__doc__))
-    except (ValueError, FileNotFoundError) as error:
-        print(f"table1: {error}", file=sys.stderr)
-        sys.exit(1)
+    command_line(main, Latency, __doc__)

@@ -41,15 +41,19 @@ def holder(path: Path) -> int | None:
     return None
 
 
-def is_alive(pid: int) -> bool:
-    """Whether a process of this machine runs."""
+def is_held(path: Path) -> bool:
+    """Whether some process holds the lock at `path` now, by the kernel: a process id may have passed to another."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
         return False
-    except PermissionError:  # another user's
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
         return True
-    return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _is_still_at(descriptor: int, path: Path) -> bool:

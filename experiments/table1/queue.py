@@ -36,10 +36,9 @@ def state(job: Job, cell: Cell, started: float) -> State:
     if job.result(cell).is_file():
         return State("done")
     lock, failure = lock_of(job, cell), _failure(job, cell)
-    pid = locks.holder(lock)
-    if pid is not None and locks.is_alive(pid):
+    if locks.is_held(lock):
         with contextlib.suppress(FileNotFoundError):
-            return State("running", pid, lock.stat().st_mtime)
+            return State("running", locks.holder(lock), lock.stat().st_mtime)
     with contextlib.suppress(FileNotFoundError):
         if failure.stat().st_mtime >= started:
             return State("failed", reason=json.loads(failure.read_text())["reason"])

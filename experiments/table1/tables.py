@@ -39,7 +39,7 @@ def latency_file(folder: Path) -> Path:
 def latency(folder: Path, rows: Results) -> Times:
     """Their inference times as far as they have been measured; raises ValueError, one sentence, without the VAE's."""
     path = latency_file(folder)
-    found = json.loads(path.read_text()) if path.is_file() else {"batch": 0, "latency_ms": {}}
+    found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"batch": 0, "latency_ms": {}}
     if "vae" not in found["latency_ms"]:
         raise ValueError(f"{folder.name} has no inference time of its VAE; run python -m experiments.table1.latency.")
     return Times(found["batch"], {title: v["median"] for title, v in found["latency_ms"].items() if title in rows})
@@ -178,7 +178,7 @@ def _gain(found: Paired | None) -> str:
     return f"**{text}**" if found.is_significant(found.p_value) else text
 
 
-def nats(found: dict[str, float | None] | None) -> str:
+def nats(found: dict[str, Any] | None) -> str:
     """A paired difference with its errors, over images (over seeds, where there are several); a dash for none."""
     if found is None:
         return "–"

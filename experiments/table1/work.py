@@ -185,8 +185,10 @@ def _means(values: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _at_best(epochs: list[dict[str, Any]]) -> list[float]:
-    """Each seed's validation ELBO at the epoch that was kept."""
+    """Each seed's validation ELBO at the epoch that was kept. Raises ValueError where a seed kept its start."""
     best = epochs[-1]["best_epoch"]
+    if not all(best):
+        raise ValueError(f"Seed {list(best).index(0)} has no epoch with a finite validation ELBO: see its settings.")
     return [epochs[epoch - 1]["validation_elbo"][seed] for seed, epoch in enumerate(best)]
 
 

@@ -25,6 +25,10 @@ def compare_command(command: cli.Compare) -> None:
     """Train what is not yet trained, evaluate what is not yet evaluated, and write the report."""
     wanted = compare.configs(command.run, command.methods or tuple(METHODS), command.out)
     memory = optional_memory(command.memory)
+    if not command.num_samples or min(command.num_samples) < 1:
+        raise ValueError(f"--num-samples must be at least 1, got {' '.join(map(str, command.num_samples)) or 'none'}.")
+    if command.max_examples is not None and command.max_examples < 1:
+        raise ValueError(f"--max-examples must be at least 1, got {command.max_examples}.")
     data = runs.load_data(command.run)
     wanted = {label: build.build(settings, data).config for label, settings in wanted.items()}  # all checked first
     for settings in wanted.values():

@@ -3,6 +3,7 @@
 from typing import Any
 
 from gpvae_jax import cli, plots, runs
+from gpvae_jax.checks import check_seed
 from gpvae_jax.commands.showing import save_figure
 from gpvae_jax.commands.training import describe
 from gpvae_jax.evaluate import slow
@@ -68,6 +69,9 @@ def _check(command: cli.Evaluate) -> None:
     for option, count in counts.items():
         if count < 1:
             raise ValueError(f"{option} must be at least 1, got {count}.")
+    if "uncertainty" in command.estimators and command.slow_examples < 3:
+        raise ValueError(f"uncertainty correlates at least 3 examples, got --slow-examples {command.slow_examples}.")
+    check_seed(**{"--seed": command.seed})
     optional_memory(command.memory)
     if command.refine is None and command.refine_settings:
         raise ValueError("--refine-settings are of a refinement; name it with --refine.")

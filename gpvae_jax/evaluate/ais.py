@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from gpvae_jax.bounds import effective_sample_size, iwae
+from gpvae_jax.checks import check_above
 from gpvae_jax.evaluate.annealing import Chains, Path, Watch, both_runs
 from gpvae_jax.types import LatentModel
 
@@ -42,6 +43,7 @@ def linear_schedule(num_temperatures: int) -> Float[np.ndarray, " T1"]:
 def sigmoid_schedule(num_temperatures: int, sharpness: float = 4.0) -> Float[np.ndarray, " T1"]:
     """β_0 = 0 … β_T = 1 along a sigmoid from −sharpness to +sharpness: denser at both ends (Grosse et al. 2015)."""
     _check_count(num_temperatures)
+    check_above(0, sharpness=sharpness)
     values = 1 / (1 + np.exp(-np.linspace(-sharpness, sharpness, num_temperatures + 1)))
     return (values - values[0]) / (values[-1] - values[0])
 

@@ -21,11 +21,19 @@ class Paired(NamedTuple):
     se: float  # standard error over the N examples, seeds averaged first; NaN for one example
     se_seeds: float  # standard error over the R seeds, of the mean over examples; NaN for one seed
     p_value: float  # two-sided Wilcoxon signed-rank test over the examples; 1 where it points against the mean
+    num_seeds: int  # R, the smaller one where they differ
 
     def is_significant(self, p_value: float) -> bool:
-        """By the p-value, after whatever correction, and by the seeds: not within two of their standard errors."""
-        beyond_seeds = math.isnan(self.se_seeds) or abs(self.mean) > 2 * self.se_seeds
-        return p_value < ALPHA and beyond_seeds
+        """By the p-value, after whatever correction, and by the seeds: Student's 1 − α interval over them is not at 0.
+
+        With three seeds that interval is 4.3 of their standard errors to either side, with ten 2.3.
+        """
+        from scipy import stats
+
+        if math.isnan(self.se_seeds):
+            return p_value < ALPHA
+        reach = float(stats.t.ppf(1 - ALPHA / 2, self.num_seeds - 1)) * self.se_seeds
+        return p_value < ALPHA and abs(self.mean) > reach
 
 
 class Verdict(NamedTuple):
@@ -58,12 +66,13 @@ def paired(a: Float[np.ndarray, "R N"], b: Float[np.ndarray, "R N"]) -> Paired:
         same = len(a) == len(b)
         seeds = _standard_error(by_seed[1] - by_seed[0]) if same else math.hypot(*map(_standard_error, by_seed))
         finite = bool(np.all(np.isfinite(difference)))
+    num_seeds = min(len(a), len(b))
     if not finite:
-        return Paired(float(difference.mean()), math.nan, seeds, math.nan)
+        return Paired(float(difference.mean()), math.nan, seeds, math.nan, num_seeds)
     mean = float(difference.mean())
     side = "greater" if mean > 0 else "less"
     p_value = min(1.0, 2 * float(stats.wilcoxon(difference, alternative=side).pvalue)) if np.any(difference) else 1.0
-    return Paired(mean, se, seeds, p_value)
+    return Paired(mean, se, seeds, p_value, num_seeds)
 
 
 def holm(p_values: Sequence[float]) -> Float[np.ndarray, " P"]:
@@ -77,14 +86,19 @@ def holm(p_values: Sequence[float]) -> Float[np.ndarray, " P"]:
 
 
 def verdict(values: Mapping[str, Float[np.ndarray, "R N"]], what: str = "bound") -> Verdict:
-    """The method with the highest mean, held against every other one, corrected for their number by `holm`."""
+    """The method with the highest mean, held against every other one, corrected for their number by `holm`.
+
+    Raises ValueError where there is none.
+    """
+    if not values:
+        raise ValueError("A verdict needs the values of at least one method, got none.")
     means = {name: float(np.mean(v)) for name, v in values.items()}
     best = max(means, key=lambda name: -math.inf if math.isnan(means[name]) else means[name])
     others = [name for name in values if name != best]
     found = {name: paired(values[name], values[best]) for name in others}
     adjusted = holm([found[name].p_value for name in others])
     tied = tuple(n for n, p in zip(others, adjusted, strict=True) if not found[n].is_significant(float(p)))
-    test = "Wilcoxon signed-rank tests over examples, Holm-corrected, p < 0.05, and beyond twice the error over seeds"
+    test = "Wilcoxon signed-rank tests over examples, Holm-corrected, p < 0.05, and beyond the seeds' 95 % interval"
     if not others:
         return Verdict(best, (), f"Only {best} was compared.")
     if tied:

@@ -1,6 +1,7 @@
 """Evaluate a trained run folder on its test set and keep the result in it."""
 
 import functools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -93,8 +94,17 @@ def kept_results(run: runs.Run, split: str) -> dict[str, Any] | None:
     path = run.folder / SPLITS[split]
     if not path.is_file():
         return None
-    results: dict[str, Any] = read_json(path)
+    results: dict[str, Any] = _restored(read_json(path))
     return results if results.get("parameters") == runs.parameters_checksum(runs.best_params(run)) else None
+
+
+def _restored(value: Any) -> Any:
+    """Of every mean and error the NaN that JSON has no number for."""
+    if not isinstance(value, dict):
+        return value
+    if "mean" in value and "stderr" in value:
+        return {name: math.nan if v is None else v for name, v in value.items()}
+    return {name: _restored(v) for name, v in value.items()}
 
 
 def example_values(folder: Path, split: str = "test") -> dict[str, Float[np.ndarray, "R N"]]:

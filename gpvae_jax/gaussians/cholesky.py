@@ -15,6 +15,7 @@ from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float
 
 WORK = 200_000  # operations of a call that are not yet worth a second thread
+PIECE = 16  # matrices a call where their number is not known: few enough for a single one not to wait
 Matrices = Float[Array, "B Z Z"]
 Out = TypeVar("Out")
 
@@ -68,9 +69,19 @@ def _in_pieces(function: Callable[[Matrices], Out]) -> Callable[[Matrices], Out]
 
     def by_pieces(matrices: Matrices) -> Out:
         count = max(1, WORK // matrices.shape[-1] ** 3)
+        if not isinstance(matrices.shape[0], int):  # an exported program's, which is known only when it is called
+            return _of_any_number(matrices, min(count, PIECE))
         if len(matrices) <= count:
             return function(matrices)
         return jax.lax.map(_of_one, matrices, batch_size=count)
+
+    def _of_any_number(matrices: Matrices, count: int) -> Out:
+        number, size = matrices.shape[0], matrices.shape[-1]
+        pieces = (number + count - 1) // count
+        filling = jnp.broadcast_to(jnp.eye(size, dtype=matrices.dtype), (pieces * count - number, size, size))
+        filled = jnp.concatenate([matrices, filling]).reshape(pieces, count, size, size)
+        out = jax.lax.map(function, filled)
+        return jax.tree.map(lambda leaf: leaf.reshape(pieces * count, size, size)[:number], out)
 
     def _of_one(matrix: Float[Array, "Z Z"]) -> Out:
         return jax.tree.map(lambda out: out[0], function(matrix[None]))

@@ -22,8 +22,8 @@ class LowRankGaussian(NamedTuple):
     Made by `from_factors`. With W = U/√v and the R×R lower triangular L, L Lᵀ = I + WᵀW, the matrix
     A = I + W (I + L)⁻¹ Wᵀ is a root of I + W Wᵀ and has the determinant of L (eq. 3.12, derived). The density of a z
     whose noise is not known is a sum of squares, of which rounding cannot make a negative number (eq. 3.11, derived).
-    In float32, directions that are parallel and 1e3 times longer than √v, or more of them than latents, cost a tenth
-    of a nat.
+    In float32, directions that are parallel and 1e3 times longer than √v cost a tenth of a nat there, and more
+    directions than latents, 1e4 times longer, nats; a draw's own density stays within a few hundredths.
     """
 
     mean: Float[Array, "B Z"]

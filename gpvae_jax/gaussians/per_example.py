@@ -50,7 +50,7 @@ def optimize(
     *,
     max_steps: int = 5000,
     num_samples: int = 8,
-    check_samples: int = 128,
+    check_samples: int | None = None,
     tolerance: float = 1e-3,
     max_cuts: int = 6,
     eval_samples: int = 1000,
@@ -63,13 +63,16 @@ def optimize(
     path derivative alone (Roeder et al. 2017), whose variance vanishes where q is the exact posterior.
 
     Each example stops by itself: after every ROUND_STEPS steps the mean of its iterates is compared with the best so
-    far, on check_samples draws that stay the same and have the moments of N(0, I) up to the third, so that small
-    gains can be told from noise. A gain below `tolerance` nats goes back to the best with half the step, and after
-    more than `max_cuts` of these the example is frozen. The loop ends when all are, or at max_steps (rounded up to
-    whole rounds). eval_samples: fresh draws for the result. Cost: num_samples decoder gradients per step and example.
+    far, on check_samples draws (by default 128, or 2 Z where that is more) that stay the same and have the moments of
+    N(0, I) up to the third, so that small gains can be told from noise. A gain below `tolerance` nats goes back to the
+    best with half the step, and after more than `max_cuts` of these the example is frozen. The loop ends when all are,
+    or at max_steps (rounded up to whole rounds). eval_samples: fresh draws for the result. Cost: num_samples decoder
+    gradients per step and example.
     Raises ValueError on numbers of draws that do not allow this.
     """
-    _check(num_samples, check_samples, start.mean.shape[-1])
+    latents = start.mean.shape[-1]
+    check_samples = max(128, 2 * latents) if check_samples is None else check_samples
+    _check(num_samples, check_samples, latents)
     rounds = -(-max_steps // ROUND_STEPS)
     key_check, key_steps, key_eval = jax.random.split(key, 3)
     noise = matched_noise(key_check, check_samples, start.mean)

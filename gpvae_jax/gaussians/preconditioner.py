@@ -83,11 +83,9 @@ def bounded(move: Float[Array, "B Z"], largest: float) -> Float[Array, "B Z"]:
 def hessian(
     model: LatentModel, theta: PyTree, x: Float[Array, "B *D"], z: Float[Array, "B Z"]
 ) -> tuple[Float[Array, "B Z"], Float[Array, "B Z Z"]]:
-    """∇ log p(x, z) and the absolute value of its Hessian, eigenvalues floored at 1, the prior's curvature
-    (eq. 3.3, derived).
+    """∇ log p(x, z) and the negative Hessian −∇² log p(x, z), which `positive` makes a precision.
 
-    Where log p is not concave the negative Hessian is no precision; with its eigenvalues' absolute values a step
-    still climbs (saddle-free Newton). Cost: Z decoder gradients' tangents and an eigendecomposition, Z³.
+    Cost: Z decoder gradients' tangents.
     """
 
     def one(x: Array, z: Float[Array, " Z"]) -> Array:
@@ -95,17 +93,21 @@ def hessian(
 
     slope = jax.vmap(jax.grad(one, argnums=1))(x, z)
     exact = jax.vmap(jax.hessian(one, argnums=1))(x, z)
-    return slope, _absolute(-0.5 * (exact + jnp.swapaxes(exact, -1, -2)))
+    return slope, -0.5 * (exact + jnp.swapaxes(exact, -1, -2))
 
 
 @jax.custom_jvp
-def _absolute(matrix: Float[Array, "B Z Z"]) -> Float[Array, "B Z Z"]:
-    """V f(λ) Vᵀ of symmetric matrices V λ Vᵀ, f(λ) = max(|λ|, 1)."""
+def positive(matrix: Float[Array, "B Z Z"]) -> Float[Array, "B Z Z"]:
+    """V f(λ) Vᵀ of symmetric matrices V λ Vᵀ, f(λ) = max(|λ|, 1), 1 being the prior's curvature (eq. 3.3, derived).
+
+    Where log p is not concave the negative Hessian is no precision; with its eigenvalues' absolute values a step
+    still climbs (saddle-free Newton). Cost: an eigendecomposition, Z³.
+    """
     values, vectors = jnp.linalg.eigh(matrix)
     return jnp.einsum("bik,bk,bjk->bij", vectors, jnp.maximum(jnp.abs(values), 1), vectors)
 
 
-@_absolute.defjvp
+@positive.defjvp
 def _(
     primals: tuple[Float[Array, "B Z Z"]], tangents: tuple[Float[Array, "B Z Z"]]
 ) -> tuple[Float[Array, "B Z Z"], Float[Array, "B Z Z"]]:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from gpvae_jax.checks import check_at_least
 from gpvae_jax.gp.laplace import Laplace, find_optima, laplace
 from gpvae_jax.posteriors import DiagonalGaussian
 from gpvae_jax.types import InferenceMethod, LatentModel, Params
@@ -45,8 +46,9 @@ def closed_form(
     prior_scales. Examples the base was not trained on show the errors that new inputs will meet. observe: an
     `Observation`'s train, where raw holds stored values. progress is told the share done. Cost: 4 decoder gradients
     per step and example, then O(N F² Z) per τ, tenfold with white noise.
-    Raises ValueError as `laplace`.
+    Raises ValueError as `laplace`, and without examples.
     """
+    check_at_least(1, **{"the number of examples": len(raw)})
 
     @jax.jit
     def optima_of(raw: Array, key: PRNGKeyArray) -> tuple[Any, Any]:

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from gpvae_jax.networks import linear
-from gpvae_jax.posteriors import DiagonalGaussian, diagonal_gaussian
+from gpvae_jax.networks import check_encoder, linear
+from gpvae_jax.posteriors import DiagonalGaussian, diagonal_gaussian, require_diagonal
 from gpvae_jax.types import InferenceMethod, Info, LatentModel, Network, Params
 
 TINY = 1e-12  # squared norm below which unit features fade to zero: a network whose units are all off
@@ -43,7 +43,7 @@ def encode_with_features(
     own = feature_network
     if own is None and (own_features or base is not None):
         own = encoder
-    _check(model, encoder if own is None else own)
+    check_encoder(encoder if own is None else own, model.data_shape, "encoder" if own is None else "feature network")
     base_posterior = _vae_with_hidden(model, encoder) if base is None else _without_hidden(base)
     num_hidden = (encoder if own is None else own).out_shape[0]
     projection = linear(num_hidden, features) if features else None
@@ -84,21 +84,6 @@ def _vae_with_hidden(model: LatentModel, encoder: Network) -> Callable:
 def _without_hidden(base: InferenceMethod) -> Callable:
     def apply(params: Params, key: PRNGKeyArray, x: Float[Array, "B *D"]) -> tuple[DiagonalGaussian, Info, None]:
         q, info = base.posterior(params, key, x)
-        if not isinstance(q, DiagonalGaussian):
-            raise ValueError(
-                f"A Gaussian posterior is what can be corrected, but the base gives a {type(q).__name__}; "
-                "take a base whose posterior is a DiagonalGaussian."
-            )
-        return q, info, None
+        return require_diagonal(q, "What corrects or refines a posterior"), info, None
 
     return apply
-
-
-def _check(model: LatentModel, network: Network) -> None:
-    if len(network.out_shape) != 1:
-        raise ValueError(f"The features of an example are a vector [F], but their network makes {network.out_shape}.")
-    if network.in_shape != model.data_shape:
-        raise ValueError(
-            f"The feature network takes examples of shape {network.in_shape}, but the model's have "
-            f"{model.data_shape}; build it with the data's shape."
-        )

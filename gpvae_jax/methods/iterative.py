@@ -19,7 +19,7 @@ from gpvae_jax.keys import beyond_base
 from gpvae_jax.methods.vae import vae
 from gpvae_jax.networks import mlp
 from gpvae_jax.objectives import analytic_objective
-from gpvae_jax.posteriors import DiagonalGaussian
+from gpvae_jax.posteriors import LOG_STD_BOUND, DiagonalGaussian
 from gpvae_jax.types import InferenceMethod, Info, LatentModel, Network, Params
 
 
@@ -77,8 +77,10 @@ def iterative(
             way = (current.mean - q.mean) / q.std
             out = network.apply(params.inference["update"], jnp.concatenate([psi, _symlog(slope), way], axis=-1))
             stretch, shift, widening = out[:, 0], out[:, 1], out[:, 2]
+            stretch = jnp.clip(stretch, -2 * LOG_STD_BOUND, 2 * LOG_STD_BOUND)  # trained ones are nowhere near
             move = current.std * (step_size * jnp.exp(stretch) * slope + shift)
-            return DiagonalGaussian(current.mean + bounded(move, largest_move), current.log_std + widening)
+            log_std = jnp.clip(current.log_std + widening, -LOG_STD_BOUND, LOG_STD_BOUND)
+            return DiagonalGaussian(current.mean + bounded(move, largest_move), log_std)
 
         step = jax.checkpoint(step) if remat else step
         current = q

@@ -16,14 +16,14 @@ from gpvae_jax.checks import check_above, check_at_least
 from gpvae_jax.gaussians.family import AnyGaussian, paired_noise, place
 from gpvae_jax.gaussians.gauss_newton import gauss_newton
 from gpvae_jax.gaussians.line_search import best_factor
-from gpvae_jax.gaussians.preconditioner import Preconditioner, bounded, hessian
+from gpvae_jax.gaussians.preconditioner import Preconditioner, bounded, hessian, positive
 from gpvae_jax.gp.features import encode_with_features
 from gpvae_jax.keys import beyond_base
 from gpvae_jax.methods.vae import vae
 from gpvae_jax.naming import unknown
 from gpvae_jax.networks import linear
 from gpvae_jax.objectives import analytic_objective
-from gpvae_jax.posteriors import LOG_STD_BOUND, DiagonalGaussian
+from gpvae_jax.posteriors import LOG_STD_BOUND, DiagonalGaussian, require_diagonal
 from gpvae_jax.types import InferenceMethod, Info, LatentModel, Network, Params
 
 CURVATURES = ("learned", "lowrank", "encoder", "gauss_newton", "hessian")
@@ -58,12 +58,12 @@ def newton(
       region. Otherwise P = 0, which wins more but for steps that overshoot (docs/closing_the_gap.md).
     curvature: Λ⁻¹ is, from cheap to exact,
       "encoder", diag s²(x), nothing learned; η = 1 overshoots;
-      "learned", diag s²(x) r(x), r a positive output of the encoder, η its start;
+      "learned", diag s²(x) r(x), r a positive output of the encoder that starts near 1;
       "lowrank", that and a term of `rank` directions, from the encoder as well: with the covariance "full" by far the
       best for its price where it can be trained, hence the default;
       "gauss_newton", (I + JᵀHJ)⁻¹ (eq. 3.2, derived), exact for a piecewise linear decoder: Z Jacobian-vector
       products, and η = 1 with halvings is best;
-      "hessian", the exact Hessian with eigenvalues made positive: for small Z.
+      "hessian", the exact Hessian, of several draws their mean, with eigenvalues made positive: for small Z.
     covariance: of the result, "full", Λ⁻¹ at the final mean, that of "lowrank" kept in its factors; "diagonal", 1/Λ_jj,
       the best diagonal for a Gaussian posterior; "base", the base's.
     step_size: η. halvings: try η, η/2, …, η 2^−halvings in one decoder call and keep per example the best, or no step
@@ -100,7 +100,7 @@ def newton(
         phi: PyTree = {"base": params.inference}
         if is_learned:
             key_head, key_features = jax.random.split(beyond_base(key, 0))
-            # no feature counts at first: r = η, whatever the input
+            # no feature counts for much at first: r is near 1, whatever the input
             phi["metric"] = jax.tree.map(lambda leaf: 0.1 * leaf, head.init(key_head))
             if own := encoding.init(key_features):
                 phi["features"] = own
@@ -110,7 +110,7 @@ def newton(
         if is_learned:
             return encoding.apply(params, key, x)
         q, info = start_base.posterior(Params(params.model, params.inference["base"]), key, x)
-        return q, info, None
+        return require_diagonal(q, "newton"), info, None
 
     def metric(
         params: Params, q: DiagonalGaussian, psi: Array | None, z: Array, x: Array
@@ -120,7 +120,7 @@ def newton(
             local = gauss_newton(model, params.model, x, z)
             return local.gradient, Preconditioner(q.variance, precision=local.precision)
         if curvature == "hessian":
-            slope, precision = hessian(model, params.model, x, z)
+            slope, precision = hessian(model, params.model, x, z)  # any symmetric matrix: see `local`
             return slope, Preconditioner(q.variance, precision=precision)
         slope = jax.grad(lambda z: jnp.sum(_log_joint(model, params.model, x, z)))(z)
         if psi is None:
@@ -138,8 +138,10 @@ def newton(
         q, base_info, psi = amortized(params, key_base, x)
         keys = jax.random.split(key_draws, steps + 1)
         prior = None
-        if use_gp_prior and "mean_variance" in base_info:  # which is 0 where no feature is active
-            prior = 1 / jnp.maximum(base_info["mean_variance"], SMALLEST_ERROR)
+        if use_gp_prior:
+            if "mean_variance" not in base_info:
+                raise ValueError("use_gp_prior takes the variance of a gpvae's mean error, so it needs one as base.")
+            prior = 1 / jnp.maximum(base_info["mean_variance"], SMALLEST_ERROR)  # 0 where no feature is active
 
         def objective(z: Float[Array, "C B Z"]) -> Float[Array, "C B"]:
             value = model.log_likelihood(params.model, x, z) + model.log_prior(params.model, z)
@@ -157,6 +159,8 @@ def newton(
             else:
                 each = jax.vmap(lambda z: metric(params, q, psi, z, x))(place(current, noise))
                 slope, here = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), each)
+            if curvature == "hessian":  # after the mean over draws, of which only that has to be positive
+                here = here._replace(precision=positive(here.precision))
             if first_order:
                 slope = jax.lax.stop_gradient(slope)
                 here = here if here.precision is None else jax.lax.stop_gradient(here)

@@ -12,7 +12,7 @@ from gpvae_jax.keys import beyond_base
 from gpvae_jax.methods.vae import vae
 from gpvae_jax.mixtures import criteria
 from gpvae_jax.mixtures.bounds import all_to_all, component_metrics, over_components
-from gpvae_jax.mixtures.components import Components, components
+from gpvae_jax.mixtures.components import TRUNK, Components, components
 from gpvae_jax.mixtures.mixing import Logits, logit, logits
 from gpvae_jax.mixtures.posterior import GaussianMixture, stick_breaking
 from gpvae_jax.naming import unknown
@@ -61,9 +61,10 @@ def recmix(
       "earlier", Q_{m−1} itself (paper). For a newest component the two are one.
     epsilon: "constant", or "amortized", a small network of x (paper); all start at initial_epsilon, or where that is
       0 at ε_m = 1/(m + 1), which weighs all components alike (derived).
-    shared_trunk: one trunk with M heads instead of M encoders. num_samples: draws of z per component, example and
-    step. evaluate_components: see `components.evaluate`. base: the method that gives each component, any whose
-    posterior is a `DiagonalGaussian` (default `vae`). φ = {"components": base's φ stacked, "epsilon": …}.
+    shared_trunk: one trunk with M heads instead of M encoders; "newest" then trains a head alone. num_samples: draws of
+    z per component, example and step. evaluate_components: see `components.evaluate`. base: the method that gives each
+    component, any whose posterior is a `DiagonalGaussian` (default `vae`). φ = {"components": base's φ stacked,
+    "epsilon": …}.
     """
     _check(num_components, num_samples, objective, cap, cap_on, against, refinement, entropy_weight)
     first_logit(initial_epsilon, 1)  # so that a wrong value is told here
@@ -93,6 +94,10 @@ def recmix(
         key_posterior, key_z = jax.random.split(key)
         newest = refinement == "newest"
         fixed = params if refinement == "joint" else params._replace(model=jax.lax.stop_gradient(params.model))
+        if newest and shared_trunk:  # the earlier components' as well
+            held_trunk = jax.lax.stop_gradient(fixed.inference["components"][TRUNK])
+            of_all = fixed.inference["components"] | {TRUNK: held_trunk}
+            fixed = fixed._replace(inference=fixed.inference | {"components": of_all})
         q, info = _mixture(parts, sticks, fixed, key_posterior, x, newest_only=newest)
         z = q.strata(q.noise(key_z, num_samples))
         if refinement == "joint":

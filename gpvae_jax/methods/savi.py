@@ -14,7 +14,7 @@ from gpvae_jax.checks import check_above, check_at_least, check_limit
 from gpvae_jax.gaussians.family import paired_noise, place
 from gpvae_jax.methods.vae import vae
 from gpvae_jax.objectives import analytic_loss
-from gpvae_jax.posteriors import DiagonalGaussian
+from gpvae_jax.posteriors import DiagonalGaussian, require_diagonal
 from gpvae_jax.types import InferenceMethod, Info, LatentModel, Metrics, Network, Params
 
 
@@ -65,11 +65,7 @@ def savi(
     def refine(params: Params, key: PRNGKeyArray, x: Array, beta: float | Array) -> tuple[DiagonalGaussian, Info]:
         key_base, key_steps = jax.random.split(key)
         start, _ = base.posterior(Params(params.model, params.inference["base"]), key_base, x)
-        if not isinstance(start, DiagonalGaussian):
-            raise ValueError(
-                f"savi refines a DiagonalGaussian, but the base method's posterior is a {type(start).__name__}; choose "
-                "another base."
-            )
+        start = require_diagonal(start, "savi")
 
         def bound(q: DiagonalGaussian, key: PRNGKeyArray) -> tuple[Array, Array]:
             z = place(q, paired_noise(key, inner_samples, q.mean))
@@ -134,9 +130,10 @@ def _ascent_step(
 def clip_per_example(gradient: PyTree, max_norm: float) -> tuple[PyTree, Float[Array, " B"]]:
     """Scale each example's gradient (leaves [B, Z]) to a Euclidean norm of at most `max_norm`; also the norms before.
 
-    g min(1, c/|g|) is written g c / √max(|g|², c²), whose derivative exists at g = 0 as well (eq. 2.8, derived).
+    g min(1, c/|g|) is written g / √max(|g|²/c², 1), whose derivative exists at g = 0 as well; c may be infinite
+    (eq. 2.8, derived).
     """
     squares = sum(jnp.sum(jnp.square(leaf), axis=-1) for leaf in jax.tree.leaves(gradient))
-    factor = max_norm / jnp.sqrt(jnp.maximum(squares, max_norm**2))
+    factor = jax.lax.rsqrt(jnp.maximum(squares / max_norm / max_norm, 1))
     norm = jnp.sqrt(jax.lax.stop_gradient(squares))
     return jax.tree.map(lambda leaf: leaf * factor[:, None], gradient), norm

@@ -33,7 +33,8 @@ def svi(
     learning_rate: float = 0.1,
     inner_samples: int = 8,
 ) -> InferenceMethod:
-    """The base's amortized posterior, optimised per example when asked for (eq. 2.5, paper); trained as the base.
+    """The base's amortized posterior, optimised per example when asked for (eq. 2.5, paper); trained, and validated in
+    training, as the base.
 
     base: any method whose posterior is a Gaussian, `vae` by default; its φ is this method's φ. family: "diagonal" or
     "full", in which the search starts at the Gaussian of the base's mean and variances, or covariance. max_steps,
@@ -44,7 +45,8 @@ def svi(
     if family not in FAMILIES:
         raise ValueError(unknown("family", family, FAMILIES))
     check_at_least(0, max_steps=max_steps)
-    check_at_least(1, inner_samples=inner_samples)
+    if inner_samples < 2 or inner_samples % 2:
+        raise ValueError(f"inner_samples must be even and at least 2, for draws come in pairs, got {inner_samples}.")
     check_above(0, learning_rate=learning_rate)
     base = vae(model, encoder) if base is None else base
     optimizer = optax.adam(learning_rate)
@@ -70,13 +72,15 @@ def svi(
             "elbo_trace": found.trace,
         }
 
-    return InferenceMethod(base.init, posterior, base.loss)
+    return InferenceMethod(base.init, posterior, base.loss, amortized=base.posterior)
 
 
 def _of_family(q: AnyGaussian, family: str) -> Gaussian:
-    """The Gaussian of a family with the mean of q, and its variances or covariance."""
+    """The Gaussian of a family with the mean of q, and its variances or covariance; ValueError where it has none."""
     if isinstance(q, DiagonalGaussian):
         return q if family == "diagonal" else from_diagonal(q)
+    if not all(hasattr(q, name) for name in ("mean", "covariance" if family == "full" else "variance")):
+        raise ValueError(f"svi needs a base whose posterior has moments, but this one's is a {type(q).__name__}.")
     if family == "diagonal":
         return DiagonalGaussian(q.mean, 0.5 * jnp.log(q.variance))
     return q if isinstance(q, FullGaussian) else from_covariance(q.mean, q.covariance)

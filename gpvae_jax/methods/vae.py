@@ -9,7 +9,7 @@ import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from gpvae_jax.checks import check_above, check_at_least
-from gpvae_jax.networks import linear
+from gpvae_jax.networks import check_encoder, linear
 from gpvae_jax.objectives import analytic_loss, sampled_loss
 from gpvae_jax.posteriors import DiagonalGaussian, diagonal_gaussian
 from gpvae_jax.types import InferenceMethod, Info, LatentModel, Metrics, Network, Params
@@ -29,8 +29,9 @@ def vae(
     num_samples: draws of z per example and step. analytic_kl: the KL to the prior in closed form, otherwise
     estimated by the same draws (β weighs it either way). std_scale: multiplies s; over trained parameters, with a
     factor chosen on validation data, it is the rival of every method that gains by a wider q alone.
-    Raises ValueError on a setting out of range.
+    Raises ValueError on a setting out of range and on an encoder that does not take the model's examples.
     """
+    check_encoder(encoder, model.data_shape)
     check_above(0, std_scale=std_scale)
     check_at_least(1, num_samples=num_samples)
     head = linear(encoder.out_shape[-1], 2 * model.latent_dim)

@@ -13,6 +13,7 @@ from gpvae_jax.gaussians.line_search import best_factor
 from gpvae_jax.methods.vae import vae
 from gpvae_jax.naming import unknown
 from gpvae_jax.objectives import analytic_objective
+from gpvae_jax.posteriors import require_diagonal
 from gpvae_jax.types import InferenceMethod, Info, LatentModel, Network, Params
 
 
@@ -52,7 +53,7 @@ def vlae(
 
     def posterior(params: Params, key: PRNGKeyArray, x: Float[Array, "B *D"]) -> tuple[FullGaussian, Info]:
         theta = params.model
-        start, _ = base.posterior(Params(theta, params.inference["base"]), key, x)
+        start = require_diagonal(base.posterior(Params(theta, params.inference["base"]), key, x)[0], "vlae")
         if steps == 0:
             return from_diagonal(start), {}
 

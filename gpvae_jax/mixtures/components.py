@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from gpvae_jax.keys import beyond_base
 from gpvae_jax.naming import unknown
-from gpvae_jax.posteriors import DiagonalGaussian
+from gpvae_jax.posteriors import DiagonalGaussian, require_diagonal
 from gpvae_jax.types import InferenceMethod, Params
 
 TRUNK = "encoder"  # the key of φ that a shared trunk keeps single
@@ -57,12 +57,7 @@ def components(base: InferenceMethod, *, shared_trunk: bool = False, how: str = 
     def posterior(theta: PyTree, phi: PyTree, key: PRNGKeyArray, x: Float[Array, "B *D"]) -> DiagonalGaussian:
         def one(phi_m: PyTree, key_m: PRNGKeyArray) -> DiagonalGaussian:
             q, _ = base.posterior(Params(theta, phi_m), key_m, x)
-            if not isinstance(q, DiagonalGaussian):
-                raise ValueError(
-                    f"A mixture component must be a DiagonalGaussian, but the base method's posterior is a "
-                    f"{type(q).__name__}; choose a base with a diagonal Gaussian (newton with covariance=diagonal)."
-                )
-            return q
+            return require_diagonal(q, "A mixture")
 
         return evaluate(one, (phi, jax.random.split(key, count(phi))), (axes(phi), 0), how)
 
