@@ -68,6 +68,7 @@ Made by `python -m experiments.table1.page` from what the cells of `python -m ex
 * Bars in the figures are the standard errors, over images, of the gains.
 * Times: posterior of a batch, one sample and its density, median; in brackets, in the VAE's. All rows of a table were
   measured in turn; a row that was added since has a dash.
+* Training times are of all seeds together, and of whatever else a machine did meanwhile.
 * Settings were chosen on validation images; the trials are at the end.
 * Rows: "wide vae" has an encoder as large as three; "iterative" is one step that a network chooses which sees the
   gradient; "recmix 3 of one trunk" is three heads on one encoder; "on gpvae" and "of gpvae" put one method over
