@@ -103,7 +103,7 @@ def _restored(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     if "mean" in value and "stderr" in value:
-        return {name: math.nan if v is None else v for name, v in value.items()}
+        return {name: math.nan if v is None and name in ("mean", "stderr") else v for name, v in value.items()}
     return {name: _restored(v) for name, v in value.items()}
 
 
