@@ -70,16 +70,13 @@ def main(command: Regularisation) -> None:
         raise ValueError(f"{run.folder} started from no other run, as the runs to hold against it would.")
     rows = {"as trained": run, "the decoder's curvature": with_settings(run, EXACT)}
     with tempfile.TemporaryDirectory() as folder:
-        for number, (title, change) in enumerate(CHANGES.items()):
-            say(f"Training with {title}.")
-            rows[title] = run._replace(folder=Path(folder) / str(number), setup=change(run.setup))
+        again = [(title, run, change) for title, change in CHANGES.items()]
+        again.append((f"the vae, {EVERYTHING}", base, CHANGES[EVERYTHING]))
+        for number, (title, of, change) in enumerate(again):
+            say(f"Training: {title}.")
+            rows[title] = of._replace(folder=Path(folder) / str(number), setup=change(of.setup))
             rows[title].folder.mkdir()
             train_with_bar(rows[title], resume=False)
-        title = f"the vae, {EVERYTHING}"
-        say(f"Training {title}.")
-        rows[title] = base._replace(folder=Path(folder) / "vae", setup=CHANGES[EVERYTHING](base.setup))
-        rows[title].folder.mkdir()
-        train_with_bar(rows[title], resume=False)
         found = {split: measure(base, rows, split, command.images) for split in ("train", "validation", "test")}
     keep(found, command.results / f"regularisation_{command.name or base.folder.resolve().parent.name}", command.images)
 

@@ -58,7 +58,7 @@ def require_diagonal(q: Any, method: str) -> DiagonalGaussian:
     if not isinstance(q, DiagonalGaussian):
         raise ValueError(
             f"{method} needs a base whose posterior is a DiagonalGaussian, but this one's is a {type(q).__name__}; "
-            "take another base, of newton covariance=diagonal."
+            "take another base (of newton, one with covariance=diagonal)."
         )
     return q
 

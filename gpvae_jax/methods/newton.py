@@ -141,7 +141,8 @@ def newton(
         if use_gp_prior:
             if "mean_variance" not in base_info:
                 raise ValueError("use_gp_prior takes the variance of a gpvae's mean error, so it needs one as base.")
-            prior = 1 / jnp.maximum(base_info["mean_variance"], SMALLEST_ERROR)  # 0 where no feature is active
+            # the variance is 0 where no feature is active
+            prior = 1 / jnp.maximum(base_info["mean_variance"], SMALLEST_ERROR)
 
         def objective(z: Float[Array, "C B Z"]) -> Float[Array, "C B"]:
             value = model.log_likelihood(params.model, x, z) + model.log_prior(params.model, z)
