@@ -24,7 +24,7 @@ from benchmarks import harness
 from benchmarks.cases import case, grey_images, images
 from benchmarks.records import Line
 from gpvae_jax.evaluate import importance_bounds
-from gpvae_jax.observation import Observation, scale
+from gpvae_jax.observation import scaled
 from gpvae_jax.train import TrainingData, fit, trainer
 
 AXES = {"K": (100, 1000, 5000), "M": (1, 2, 4, 8), "epochs": (3, 100, 1000)}  # axis -> its points
@@ -57,7 +57,7 @@ def mixture(components: int) -> float | None:
 def training(epochs: int) -> float | None:
     """Epochs of `fit`."""
     one = case("vae")
-    grey = Observation(lambda key, raw: scale(raw, 256), lambda raw: scale(raw, 256))
+    grey = scaled(256)
     data = TrainingData(*(jax.numpy.asarray(grey_images(count)) for count in (IMAGES, 1)))
     run = trainer(one.method, one.model, optax.adam(1e-3), grey, batch_size=128)
     for _ in fit(run, data, jax.random.key(0), epochs=epochs):

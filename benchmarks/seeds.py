@@ -18,7 +18,7 @@ from benchmarks import harness
 from benchmarks.cases import SHAPE, case, grey_images
 from benchmarks.harness import Competitor
 from benchmarks.records import Line
-from gpvae_jax.observation import Observation, scale
+from gpvae_jax.observation import scaled
 from gpvae_jax.train import TrainingData, seed_keys, trainer
 
 NETWORKS = {"400-400": ((400, 400), 20), "40-40": ((40, 40), 5)}  # hidden layers, latents
@@ -36,7 +36,7 @@ class Settings(harness.Settings):
 def epoch(hidden: tuple[int, ...], latents: int, runs: int, command: Settings) -> Competitor:
     """One epoch of `runs` runs, by the library's own vmapped epoch, validation included."""
     one = case("vae", latents=latents, hidden=hidden)
-    grey = Observation(lambda key, raw: scale(raw, 256), lambda raw: scale(raw, 256))
+    grey = scaled(256)
     bound = trainer(one.method, one.model, optax.adam(1e-3), grey, batch_size=command.batch_size)
     data = TrainingData(jnp.asarray(grey_images(command.num_images)), jnp.zeros((1, *SHAPE), jnp.uint8))
     keys = seed_keys(jax.random.key(0), runs)

@@ -24,7 +24,7 @@ from benchmarks.cases import SHAPE, case, grey_images
 from benchmarks.harness import Competitor
 from benchmarks.operations import UNKNOWN
 from benchmarks.records import Line
-from gpvae_jax.observation import Observation, scale
+from gpvae_jax.observation import scale, scaled
 from gpvae_jax.train import TrainingData, trainer
 
 LEAST = 5  # epochs of each row
@@ -83,7 +83,7 @@ def ours(row: str, architecture: str, images: np.ndarray, batch: int) -> Competi
     def draw(key: Any, raw: Any) -> Any:
         return jax.random.bernoulli(key, scale(raw, 256)).astype(jnp.float32)
 
-    observation = Observation(draw, lambda raw: scale(raw, 256))
+    observation = scaled(256)._replace(train=draw)
     bound = trainer(method, built.model, optax.adam(1e-3), observation, batch_size=batch)
     data = TrainingData(jnp.asarray(images), jnp.zeros((1, *SHAPE), jnp.uint8))
 

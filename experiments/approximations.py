@@ -44,7 +44,7 @@ from gpvae_jax.methods.gpvae import gpvae
 from gpvae_jax.methods.vae import vae
 from gpvae_jax.model import latent_model
 from gpvae_jax.objectives import frozen
-from gpvae_jax.observation import Observation
+from gpvae_jax.observation import Observation, scaled
 from gpvae_jax.posteriors import DiagonalGaussian
 from gpvae_jax.progress import bars, console
 from gpvae_jax.report import Estimate, estimate
@@ -158,7 +158,7 @@ def _linear(command: Approximations) -> Problem:
 
     base = vae(model, networks.mlp(shape, (64,)))._replace(posterior=posterior)
     _, x = model.sample(theta, jax.random.key(4), 2000 + 500 + command.examples)
-    observation = Observation(lambda key, raw: raw, lambda raw: raw)
+    observation = scaled(None)
     parts = train.TrainingData(x[:2000], x[2000:2500])
     trained = Params(theta, {})
     network = networks.mlp(shape, (64,), activation="tanh")

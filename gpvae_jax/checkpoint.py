@@ -13,28 +13,30 @@ import jax
 from jaxtyping import PyTree
 
 
-def save(folder: Path, step: int, tree: PyTree) -> None:
+def save(folder: str | Path, step: int, tree: PyTree) -> None:
     """Write `tree` as the only checkpoint in `folder`; the one before is removed after this one is complete."""
     import orbax.checkpoint as ocp
 
     options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
-    with ocp.CheckpointManager(folder.resolve(), options=options) as manager:
+    with ocp.CheckpointManager(Path(folder).resolve(), options=options) as manager:
         manager.save(step, args=ocp.args.StandardSave(_flat(_keys_as_data(tree))))
 
 
-def latest(folder: Path) -> int | None:
+def latest(folder: str | Path) -> int | None:
     """The step of the checkpoint in `folder`, None where there is none; one that was cut off does not count."""
+    folder = Path(folder)
     steps = [int(child.name) for child in folder.iterdir() if child.name.isdigit()] if folder.is_dir() else []
     return max(steps, default=None)
 
 
-def restore(folder: Path, like: PyTree) -> tuple[int, PyTree]:
+def restore(folder: str | Path, like: PyTree) -> tuple[int, PyTree]:
     """The step and tree of the checkpoint in `folder`; `like` gives structure, shapes and dtypes (`jax.eval_shape`).
 
     Raises FileNotFoundError where there is none, ValueError where it belongs to another model or is damaged.
     """
     import orbax.checkpoint as ocp
 
+    folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no checkpoint in {folder}; train the run first.")
     with ocp.CheckpointManager(folder.resolve(), item_handlers=ocp.StandardCheckpointHandler()) as manager:

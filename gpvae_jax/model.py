@@ -8,37 +8,39 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from gpvae_jax.likelihoods import Likelihood
-from gpvae_jax.posteriors import standard_normal_log_prob
+from gpvae_jax.posteriors import standard_normal_prior
 from gpvae_jax.types import LatentModel, Network
 
 
-def latent_model(decoder: Network, likelihood: Likelihood) -> LatentModel:
-    """A decoder z[Z] -> output[*D] and a likelihood make a generative model; θ = {"decoder": …, "likelihood": …}.
+def latent_model(
+    decoder: Network, likelihood: Likelihood, data_shape: tuple[int, ...] | None = None
+) -> LatentModel:
+    """A decoder z[Z] -> output[*O] and a likelihood make a generative model; θ = {"decoder": …, "likelihood": …}.
 
-    Raises ValueError where the decoder's input is not a vector of latents.
+    data_shape: D, for a likelihood with several outputs per pixel; None is the decoder's own shape O. Raises
+    ValueError where the decoder's input is not a vector of latents.
     """
     if len(decoder.in_shape) != 1:
         raise ValueError(f"A decoder takes a vector of latents [Z], but this one takes {decoder.in_shape}.")
+    data_shape = decoder.out_shape if data_shape is None else data_shape
 
     def init(key: PRNGKeyArray, x: Float[Array, "N *D"]) -> PyTree:
-        if x.shape[1:] != decoder.out_shape:
+        theta = {"decoder": decoder.init(key), "likelihood": likelihood.init(x)}
+        made = jax.eval_shape(mean, theta, jax.ShapeDtypeStruct((1, *decoder.in_shape), x.dtype)).shape[1:]
+        if not x.shape[1:] == data_shape == made:
             raise ValueError(
-                f"The decoder makes examples of shape {decoder.out_shape}, but the data have shape "
-                f"{x.shape[1:]}; build it with the data's shape."
+                f"The decoder makes examples of shape {made}, but the data have shape {x.shape[1:]}; build it with the "
+                "data's shape, and tell latent_model the data_shape where its outputs have another."
             )
-        return {"decoder": decoder.init(key), "likelihood": likelihood.init(x)}
-
-    def log_prior(theta: PyTree, z: Float[Array, "*S Z"]) -> Float[Array, "*S"]:
-        return standard_normal_log_prob(z)
+        return theta
 
     def log_likelihood(theta: PyTree, x: Float[Array, "B *D"], z: Float[Array, "S B Z"]) -> Float[Array, "S B"]:
         # one decoder call on S·B rows, whatever the split between samples and batch
         output = decoder.apply(theta["decoder"], z.reshape(-1, z.shape[-1]))
         output = output.reshape(*z.shape[:-1], *decoder.out_shape)
 
-        def of_example(output: Float[Array, "*D"], x: Float[Array, "*D"]) -> Float[Array, ""]:
-            # as vectors: XLA:CPU takes some 60 times as long to sum over several short axes as over one long one
-            return likelihood.log_prob(theta["likelihood"], output.ravel(), x.ravel())
+        def of_example(output: Float[Array, "*O"], x: Float[Array, "*D"]) -> Float[Array, ""]:
+            return likelihood.log_prob(theta["likelihood"], output, x)
 
         return jax.vmap(jax.vmap(of_example), in_axes=(0, None))(output, x)
 
@@ -55,10 +57,11 @@ def latent_model(decoder: Network, likelihood: Likelihood) -> LatentModel:
 
     return LatentModel(
         init,
-        log_prior,
+        standard_normal_prior,
         log_likelihood,
         sample,
         mean,
-        data_shape=decoder.out_shape,
+        data_shape=data_shape,
         latent_dim=decoder.in_shape[0],
+        check=likelihood.check,
     )

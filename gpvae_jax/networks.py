@@ -95,6 +95,7 @@ def check_encoder(network: Network, data_shape: tuple[int, ...], name: str = "en
         )
 
 
+Activation = str | Callable[[Array], Array]  # one of ACTIVATIONS, or a function of one's own
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
     "tanh": jnp.tanh,
@@ -113,7 +114,7 @@ def mlp(
     hidden: Sequence[int],
     out_shape: Sequence[int] | None = None,
     *,
-    activation: str = "relu",
+    activation: Activation = "relu",
 ) -> Network:
     """Fully connected network; the input is flattened.
 
@@ -127,7 +128,7 @@ def mlp(
 
 
 def conv_encoder(
-    image_shape: Sequence[int], *, width: int = 32, features: int = 256, activation: str = "relu"
+    image_shape: Sequence[int], *, width: int = 32, features: int = 256, activation: Activation = "relu"
 ) -> Network:
     """4×4 convolutions of stride 2, channels width·(1, 2, 4, …), then one layer to features h[B, H].
 
@@ -144,7 +145,7 @@ def conv_decoder(
     *,
     width: int = 32,
     features: int = 256,
-    activation: str = "relu",
+    activation: Activation = "relu",
 ) -> Network:
     """`conv_encoder` mirrored: two affine layers, then 4×4 transposed convolutions of stride 2 to [B, H, W, C]."""
     sizes = _conv_sizes(image_shape)
@@ -160,7 +161,9 @@ def num_params(params: PyTree) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-def _activation(name: str) -> Callable[[Array], Array]:
+def _activation(name: Activation) -> Callable[[Array], Array]:
+    if not isinstance(name, str):
+        return name
     if name not in ACTIVATIONS:
         raise ValueError(unknown("activation", name, ACTIVATIONS))
     return ACTIVATIONS[name]

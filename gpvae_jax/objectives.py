@@ -15,6 +15,7 @@ from gpvae_jax.checks import check_at_least
 from gpvae_jax.mixtures.bounds import importance_weighted
 from gpvae_jax.mixtures.posterior import GaussianMixture
 from gpvae_jax.naming import unknown
+from gpvae_jax.posteriors import require_standard_normal_prior
 from gpvae_jax.types import InferenceMethod, LatentModel, Metrics, Params, Posterior
 
 FROZEN = ("model", "base")
@@ -29,8 +30,9 @@ def analytic_elbo(
     num_samples: int,
 ) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
     """The two parts of L(q; x) = E_q[log p_θ(x|z)] − KL(q ‖ p(z)) (eq. 1.8) per example: the first from S draws,
-    the KL exact. The posterior must offer `kl_to_standard_normal`; the prior is N(0, I).
+    the KL exact. The posterior must offer `kl_to_standard_normal`. Raises ValueError where the prior is not N(0, I).
     """
+    require_standard_normal_prior(model, "The exact KL")
     z, _ = posterior.sample_and_log_prob(key, num_samples)
     return jnp.mean(model.log_likelihood(theta, x, z), axis=0), posterior.kl_to_standard_normal()
 

@@ -21,16 +21,31 @@ BINARIZATIONS = ("none", "static", "dynamic")
 
 
 class Observation(NamedTuple):
-    """`train(key, raw[B, *D])` and `evaluate(raw[B, *D])` give x[B, *D] as floats; pure, to be jitted with the step."""
+    """Three ways to x[B, *D] as floats, all pure, to be jitted with the step.
+
+    `train(key, raw[B, *D])` and `evaluate(raw[B, *D])` take the training examples and the others of the data set that
+    `observe` returned, whose draws are made already where they are made once. `prepare(key, raw[B, *D])` is for new
+    images, with the grey levels that the data set was given in.
+    """
 
     train: Callable[[PRNGKeyArray, Array], Float[Array, "B *D"]]
     evaluate: Callable[[Array], Float[Array, "B *D"]]
+    prepare: Callable[[PRNGKeyArray, Array], Float[Array, "B *D"]]
 
 
 def scale(raw: Array, levels: int | None) -> Float[Array, "*N"]:
     """Integer grey level k of `levels` to k / (levels − 1); real-valued data (`levels` None) pass unchanged."""
     x = jnp.asarray(raw).astype(jnp.result_type(float))
     return x if levels is None else x / (levels - 1)
+
+
+def scaled(levels: int | None) -> Observation:
+    """Of data that are not binarised: nothing but `scale`, for new images as well."""
+
+    def keyed(key: PRNGKeyArray, raw: Array) -> Float[Array, "B *D"]:
+        return scale(raw, levels)
+
+    return Observation(keyed, lambda raw: scale(raw, levels), keyed)
 
 
 def observe(dataset: Dataset, binarization: str, seed: int) -> tuple[Dataset, Observation]:
@@ -43,24 +58,24 @@ def observe(dataset: Dataset, binarization: str, seed: int) -> tuple[Dataset, Ob
     check_seed(binarization_seed=seed)
     levels = dataset.levels
     if binarization == "none":
-        return dataset, Observation(lambda key, raw: scale(raw, levels), lambda raw: scale(raw, levels))
+        return dataset, scaled(levels)
     if levels is None:
         _check_grey(dataset, binarization)
-    rng = np.random.default_rng(seed)
-    validation, test = (_draw_once(rng, part, levels) for part in (dataset.validation, dataset.test))
-    drawn = dataset._replace(validation=validation, test=test)
-    if binarization == "static":
-        drawn = drawn._replace(levels=2, train=_draw_once(rng, dataset.train, levels))
-        return drawn, Observation(lambda key, raw: scale(raw, 2), lambda raw: scale(raw, 2))
 
-    def train(key: PRNGKeyArray, raw: Array) -> Float[Array, "B *D"]:
+    def draw(key: PRNGKeyArray, raw: Array) -> Float[Array, "B *D"]:
         # 16 random bits a pixel and not 32, a tenth of a small network's training step: P(x = 1) is the grey value
         # rounded up to a multiple of 2^-16
         grey = scale(raw, levels)
         bits = jax.random.bits(key, raw.shape, jnp.uint16).astype(grey.dtype)
         return (bits < grey * 2**16).astype(grey.dtype)
 
-    return drawn, Observation(train, lambda raw: scale(raw, 2))
+    rng = np.random.default_rng(seed)
+    validation, test = (_draw_once(rng, part, levels) for part in (dataset.validation, dataset.test))
+    drawn = dataset._replace(validation=validation, test=test)
+    if binarization == "static":
+        drawn = drawn._replace(levels=2, train=_draw_once(rng, dataset.train, levels))
+        return drawn, scaled(2)._replace(prepare=draw)
+    return drawn, scaled(2)._replace(train=draw, prepare=draw)
 
 
 def _check_grey(dataset: Dataset, binarization: str) -> None:

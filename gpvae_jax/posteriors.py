@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from gpvae_jax.types import LatentModel
 
 LOG_STD_BOUND = 8.0  # |log σ| stays below it: σ between 3.4e-4 and 3.0e3, safe to square in float32
 
@@ -17,6 +19,21 @@ LOG_STD_BOUND = 8.0  # |log σ| stays below it: σ between 3.4e-4 and 3.0e3, saf
 def standard_normal_log_prob(z: Float[Array, "*S Z"]) -> Float[Array, "*S"]:
     """log N(z; 0, I), summed over the last axis."""
     return -0.5 * (jnp.sum(jnp.square(z), axis=-1) + z.shape[-1] * math.log(2 * math.pi))
+
+
+def standard_normal_prior(theta: PyTree, z: Float[Array, "*S Z"]) -> Float[Array, "*S"]:
+    """log p(z) = log N(z; 0, I) (eq. 1.1): the `log_prior` of every `LatentModel` that has no prior of its own."""
+    return standard_normal_log_prob(z)
+
+
+def require_standard_normal_prior(model: LatentModel, what: str) -> None:
+    """Raise ValueError, one sentence, where a formula that holds for N(0, I) alone meets a prior of the user's own."""
+    if model.log_prior is not standard_normal_prior:
+        raise ValueError(
+            f"{what} holds for the prior N(0, I) alone, but this model has a log_prior of its own; take a method whose "
+            "KL is sampled (vae with analytic_kl=False, iwae, iaf, mixture, recmix), or give the model "
+            "posteriors.standard_normal_prior if its prior is that."
+        )
 
 
 class DiagonalGaussian(NamedTuple):

@@ -37,11 +37,12 @@ class Run(NamedTuple):
     trained: Path | None = None  # the run whose parameters it has, where they are not its own
 
 
-def open_run(folder: Path, data: Dataset | None = None) -> Run:
+def open_run(folder: str | Path, data: Dataset | None = None) -> Run:
     """Open a run folder made by `create`. Raises FileNotFoundError or ValueError, one sentence, where it is not one.
 
     The data set is loaded again and must be, bit for bit, the one the run was trained on.
     """
+    folder = Path(folder)
     path = folder / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{folder} is not a run folder: it holds no config.json; give the folder of a run.")
@@ -68,8 +69,9 @@ def _recorded_checksum(path: Path) -> str:
         raise ValueError(f"{path} does not say which data it was trained on, so it is no run's; train anew.") from None
 
 
-def create(folder: Path, settings: config.Config, data: Dataset | None = None) -> Run:
+def create(folder: str | Path, settings: config.Config, data: Dataset | None = None) -> Run:
     """Make a run folder. Everything that can be wrong with the settings is found before anything is written."""
+    folder = Path(folder)
     if (folder / "config.json").exists():
         raise FileExistsError(f"{folder} already holds a run; continue it with --resume or choose another folder.")
     data = load_data(settings) if data is None else data

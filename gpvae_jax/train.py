@@ -62,6 +62,7 @@ class Trainer(NamedTuple):
     step: Callable[[TrainState, Array], tuple[TrainState, Metrics]]  # (state, raw batch [B, *D])
     epoch: Callable[[TrainState, TrainingData], tuple[TrainState, Metrics]]
     batch_size: int
+    check: Callable[[TrainingData], None]  # on the host: ValueError where the data cannot be trained on
 
 
 class DivergenceError(ArithmeticError):
@@ -164,7 +165,11 @@ def trainer(
             "failed_step": new.failed_step,
         }
 
-    return Trainer(init, start, step, epoch, batch_size)
+    def check(data: TrainingData) -> None:
+        check_fit(data, batch_size)
+        model.check(np.asarray(observation.evaluate(jnp.asarray(data.validation))))
+
+    return Trainer(init, start, step, epoch, batch_size, check)
 
 
 def _decay(ema_decay: float, step: Int[Array, ""]) -> Float[Array, ""]:
@@ -230,12 +235,14 @@ def fit(
 ) -> Iterator[Record]:
     """Train, yielding one `Record` per epoch; stop by breaking out of the loop.
 
-    key: starts a run; with `num_seeds=R` it starts R runs in one program, run r being exactly
-    `fit(trainer, data, jax.random.fold_in(key, r))`. state: goes on from a `TrainState` instead (its number of
-    seeds is kept). Ends after `epochs` epochs in all, or when every run has stopped early. Raises ValueError
-    where the data cannot fill one batch and DivergenceError once no run is left with finite losses.
+    key: starts a run; with `num_seeds=R` it starts R runs in one program, run r with the random numbers of
+    `fit(trainer, data, jax.random.fold_in(key, r))` and so, but for rounding, the same. state: goes on from a
+    `TrainState` instead (its number of seeds is kept), which stays valid. A record's state does not: the next epoch
+    reuses its memory, so copy what you keep of all but the last. Ends after `epochs` epochs in all, those of `state`
+    included, or when every run has stopped early. Raises ValueError where the data cannot fill one batch or lie
+    outside the likelihood's support, and DivergenceError once no run is left with finite losses.
     """
-    check_fit(data, trainer.batch_size)
+    trainer.check(data)
     data = TrainingData(*(jnp.asarray(part) for part in data))
     state, several = _start(trainer, data, key, num_seeds, state)
     run = jax.vmap(trainer.epoch, in_axes=(0, None)) if several else trainer.epoch
@@ -262,7 +269,7 @@ def _start(
     if (key is None) == (state is None):
         raise ValueError("fit starts from a key or goes on from a state: give exactly one of the two.")
     if state is not None:
-        return state, state.epoch.ndim == 1
+        return jax.tree.map(jnp.copy, state), state.epoch.ndim == 1  # the first epoch takes its memory
     assert key is not None  # for the type checker: exactly one was given
     if num_seeds is None:
         return jax.jit(trainer.init)(key, data), False

@@ -7,6 +7,7 @@ dimensions, M mixture components, F features, N training items. Log-probabilitie
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 Metrics = dict[str, Array]
@@ -34,7 +35,10 @@ class Network(NamedTuple):
 
 
 class LatentModel(NamedTuple):
-    """A generative model p_θ(x, z) = p(z) p_θ(x|z) over data of shape `data_shape` and `latent_dim` latents."""
+    """A generative model p_θ(x, z) = p_θ(z) p_θ(x|z) over data of shape `data_shape` and `latent_dim` latents.
+
+    Where `log_prior` is not `posteriors.standard_normal_prior`, what has a closed form for N(0, I) alone raises.
+    """
 
     init: Callable[[PRNGKeyArray, Array], PyTree]  # (key, x[N, *D]) -> θ
     log_prior: Callable[[PyTree, Array], Array]  # (θ, z[..., Z]) -> [...]
@@ -43,6 +47,7 @@ class LatentModel(NamedTuple):
     mean: Callable[[PyTree, Array], Array]  # E[x|z]: (θ, z[B, Z]) -> [B, *D]
     data_shape: tuple[int, ...]
     latent_dim: int
+    check: Callable[[np.ndarray], None] = lambda x: None  # on the host: ValueError where x[N, *D] is off the support
 
 
 @runtime_checkable

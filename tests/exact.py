@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from gpvae_jax.posteriors import DiagonalGaussian, standard_normal_log_prob
+from gpvae_jax.posteriors import DiagonalGaussian, standard_normal_log_prob, standard_normal_prior
 from gpvae_jax.types import LatentModel
 
 LOG_2PI = math.log(2 * math.pi)
@@ -115,7 +115,7 @@ def latent_model(exact: LinearGaussian) -> LatentModel:
 
     return LatentModel(
         init=lambda key, x: exact.theta(x.dtype),
-        log_prior=lambda theta, z: standard_normal_log_prob(z),
+        log_prior=standard_normal_prior,
         log_likelihood=log_likelihood,
         sample=sample,
         mean=mean,

@@ -73,6 +73,19 @@ def test_dynamic_draws_training_images_anew_around_their_grey(levels):
     assert (np.abs(x.mean(0) - grey) <= 5 * np.sqrt(grey * (1 - grey) / DRAWS) + 1e-7).all()
 
 
+@pytest.mark.parametrize("binarization", BINARIZATIONS)
+def test_new_images_are_prepared_from_the_grey_levels_the_data_came_in(binarization):
+    _, functions = observe(dataset(17), binarization, 0)
+    new = jnp.asarray(RNG.integers(0, 17, (DRAWS, 2)).astype(np.uint8))
+    x = np.asarray(functions.prepare(jax.random.key(0), new))
+    if binarization == "none":
+        np.testing.assert_allclose(x, new / 16, rtol=1e-6)
+        return
+    assert set(np.unique(x)) == {0, 1}
+    difference = x - np.asarray(new) / 16
+    assert abs(difference.mean()) < 5 * difference.std() / np.sqrt(difference.size)
+
+
 def test_static_draws_have_the_grey_as_their_mean():
     data = dataset()._replace(train=np.full((DRAWS, 4, 1, 1), [[[4]]], np.uint8))
     observed, _ = observe(data, "static", 0)

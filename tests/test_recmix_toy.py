@@ -17,7 +17,7 @@ from scipy import stats
 from gpvae_jax.methods.mixture import mixture
 from gpvae_jax.methods.recmix import recmix
 from gpvae_jax.networks import mlp
-from gpvae_jax.posteriors import DiagonalGaussian, standard_normal_log_prob
+from gpvae_jax.posteriors import DiagonalGaussian, standard_normal_log_prob, standard_normal_prior
 from gpvae_jax.types import InferenceMethod, LatentModel, Params
 
 GRID = np.linspace(-12, 12, 12_001)
@@ -36,7 +36,7 @@ def log_target(z):
 
 MODEL = LatentModel(
     init=lambda key, x: {},
-    log_prior=lambda theta, z: standard_normal_log_prob(z),
+    log_prior=standard_normal_prior,
     log_likelihood=lambda theta, x, z: log_target(z[..., 0]) - standard_normal_log_prob(z),
     sample=lambda theta, key, n: None,
     mean=lambda theta, z: z,

@@ -15,13 +15,13 @@ from gpvae_jax.likelihoods import bernoulli, gaussian
 from gpvae_jax.methods import vae
 from gpvae_jax.model import latent_model
 from gpvae_jax.networks import mlp
-from gpvae_jax.observation import Observation, observe
+from gpvae_jax.observation import Observation, observe, scaled
 from gpvae_jax.train import DivergenceError, Trainer, TrainingData, fit, map_batches, trainer
 from gpvae_jax.types import InferenceMethod, LatentModel, Params
 from tests.cases import assert_close
 from tests.exact import LinearGaussian
 
-GREY = Observation(lambda key, raw: raw, lambda raw: raw)
+GREY = scaled(None)
 SEEDS, ROOT = 3, jax.random.key(7)
 
 
@@ -285,10 +285,12 @@ def test_the_best_parameters_reproduce_the_best_bound(digits, run):
     np.testing.assert_allclose(np.concatenate(values)[:100].mean(), state.best_bound, rtol=1e-5)
 
 
-def test_resuming_from_a_copy_is_bit_identical(digits, run):
+def test_resuming_is_bit_identical_and_leaves_the_given_state(digits, run):
     records, _ = run
     state = jax.tree.map(jnp.copy, records[3].state)
+    before = copy(state)
     rest = list(fit(digits[0], digits[2], state=state, epochs=10))
+    assert_close(copy(state), before, 0.0)
     assert [record.epoch for record in rest] == [5, 6, 7, 8, 9, 10]
     for old, new in zip(records[4:], rest, strict=True):
         assert old.metrics == new.metrics
@@ -375,6 +377,12 @@ def test_too_little_data_is_refused():
         next(fit(PLAIN, TrainingData(DATA.train[:3], DATA.validation), ROOT, epochs=1))
     with pytest.raises(ValueError, match=r"validation set is empty"):
         next(fit(PLAIN, TrainingData(DATA.train, DATA.validation[:0]), ROOT, epochs=1))
+
+
+def test_data_off_the_likelihoods_support_are_refused(digits):
+    bound, _, data, _ = digits
+    with pytest.raises(ValueError, match=r"bernoulli likelihood expects data in \[0, 1\], got values from 0 to 200"):
+        next(fit(bound, TrainingData(data.train, 200 * np.asarray(data.validation)), ROOT, epochs=1))
 
 
 def test_a_run_needs_exactly_one_beginning():

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from gpvae_jax.bounds import effective_sample_size, iwae
 from gpvae_jax.checks import check_above
 from gpvae_jax.evaluate.annealing import Chains, Path, Watch, both_runs
+from gpvae_jax.posteriors import require_standard_normal_prior
 from gpvae_jax.types import LatentModel
 
 NOBODY = Watch()
@@ -73,15 +74,17 @@ def ais(
     """log p̂(x) of each example from C = `num_chains` chains over the temperatures of `schedule`, 0 = β_0 < … < β_T = 1
     (eq. 7.4, paper).
 
-    start: a posterior with `sample_and_log_prob` and `log_prob`, from which the path starts; None is the prior.
+    start: a posterior with `sample_and_log_prob` and `log_prob`, from which the path starts; None is the prior N(0, I).
     num_pilot: chains of the pilot run that finds a step per temperature and example for the target acceptance.
     watch: told the number of transitions made, of 2 T, and given the state to keep; a run that resumes from one ends
     in the same numbers. Cost: T · num_leapfrog decoder gradients for each of the num_chains + num_pilot chains and
-    each example. Raises ValueError on no examples, a schedule that does not rise from 0 to 1 and counts below 1, and
-    ArithmeticError where log p(x, z) is not finite.
+    each example. Raises ValueError on no examples, a schedule that does not rise from 0 to 1, counts below 1 and another
+    prior without a start, and ArithmeticError where log p(x, z) is not finite.
     """
     _check(schedule, len(x), num_chains=num_chains, num_leapfrog=num_leapfrog, num_pilot=num_pilot)
     key_pilot, key_start, key_run = jax.random.split(key, 3)
+    if start is None:
+        require_standard_normal_prior(model, "A path that starts from the prior")
     path = Path(model, theta, x, start, num_leapfrog)
     draw = partial(_from_prior, model, x) if start is None else start.sample_and_log_prob
     first, _ = draw(jax.random.fold_in(key_start, 0), num_pilot)

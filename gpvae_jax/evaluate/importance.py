@@ -22,18 +22,19 @@ def importance_bounds(
     *,
     observe: Callable[[Array], Float[Array, "B *D"]] = jnp.asarray,
     num_samples: Sequence[int] = (100, 1000),
-    memory: int | None = None,
+    memory: int | str | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, np.ndarray]:
     """ELBO, IWAE-K for each K of `num_samples`, effective sample size and Pareto k̂, of every example of raw[N, *D].
 
     Returns float arrays [N]: `elbo`, `standard_error` (of the bound as an estimate of log p(x)), `ess` and `pareto_k`
-    from the largest K, and `iwae_K`; nats per example. `observe` turns stored values into the x of the likelihood.
-    memory: bytes that the decoder's activations may take, from which follows how many samples and examples are
-    decoded at once; None is `memory.default_budget`. Example n's value is a function of `key` and n alone, whatever
-    the memory and the examples beside it, so methods evaluated with one key are paired. `progress` is called with
-    the number of examples done. Raises ValueError on numbers below 1 or a budget too small, and ArithmeticError where
-    a bound is not finite.
+    from the largest K, and `iwae_K`; nats per example. `observe` turns stored values into the x of the likelihood
+    (the program is compiled once for each such function: give the same one again, not a new lambda). Loops on the host,
+    so it is not to be jitted. memory: bytes, or a text such as "64MiB", that the decoder's activations may take, from
+    which follows how many samples and examples are decoded at once; None is `memory.default_budget`. Example n's value
+    is a function of `key` and n alone, whatever the memory and the examples beside it, so methods evaluated with one
+    key are paired. `progress` is called with the number of examples done. Raises ValueError on numbers below 1 or a
+    budget too small, and ArithmeticError where a bound is not finite.
     """
     if len(raw) == 0 or not num_samples or min(num_samples) < 1:
         raise ValueError(

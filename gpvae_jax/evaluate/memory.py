@@ -45,12 +45,12 @@ def default_budget() -> int:
     return DEFAULT.get(jax.default_backend(), DEFAULT_ELSEWHERE)
 
 
-def tile(model: LatentModel, theta: PyTree, num_examples: int, num_samples: int, budget: int | None = None) -> Tile:
-    """The largest tile, of at most the numbers asked for, whose decoder activations fit into `budget` bytes.
+def tile(model: LatentModel, theta: PyTree, num_examples: int, num_samples: int, budget: int | str | None = None) -> Tile:
+    """The largest tile, of at most the numbers asked for, whose decoder activations fit into `budget` bytes (or text).
 
     Examples come first, up to MOST_EXAMPLES, then samples. Raises ValueError where not even one example's BLOCK fits.
     """
-    budget = default_budget() if budget is None else budget
+    budget = default_budget() if budget is None else parse_memory(budget) if isinstance(budget, str) else budget
     row = row_bytes(model, theta)
     if budget < BLOCK * row:
         raise ValueError(

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from gpvae_jax.naming import unknown
+from gpvae_jax.posteriors import require_standard_normal_prior
 from gpvae_jax.types import LatentModel
 
 JACOBIANS = ("forward", "reverse")
@@ -41,8 +42,9 @@ def gauss_newton(
     jacobian: "forward" takes the Z columns by Jacobian-vector products, vmapped; "reverse" gets each product from two
     reverse passes, for decoders whose custom gradients have no forward mode. Cost per example: Z decoder tangent
     passes (about 2 Z forward passes, the double for "reverse") and Z² D for the product. Raises ValueError on
-    another name.
+    another name, or where the prior is not N(0, I).
     """
+    require_standard_normal_prior(model, "The Gauss–Newton precision")
     if jacobian not in JACOBIANS:
         raise ValueError(unknown("jacobian", jacobian, JACOBIANS))
 

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 
-from gpvae_jax.methods.gpvae import gpvae
+from gpvae_jax.methods.gpvae import as_gaussian, gpvae, with_weight_kl
 from gpvae_jax.methods.householder import householder
 from gpvae_jax.methods.iaf import iaf
 from gpvae_jax.methods.iterative import iterative
 from gpvae_jax.methods.iwae import iwae
 from gpvae_jax.methods.mixture import mixture
 from gpvae_jax.methods.newton import newton
-from gpvae_jax.methods.recmix import recmix
+from gpvae_jax.methods.recmix import growth, recmix
 from gpvae_jax.methods.savi import savi
 from gpvae_jax.methods.svi import svi
 from gpvae_jax.methods.vae import vae
@@ -34,7 +34,9 @@ METHODS: dict[str, Callable[..., InferenceMethod]] = {
 
 __all__ = [
     "METHODS",
+    "as_gaussian",
     "gpvae",
+    "growth",
     "householder",
     "iaf",
     "iterative",
@@ -46,4 +48,5 @@ __all__ = [
     "svi",
     "vae",
     "vlae",
+    "with_weight_kl",
 ]

@@ -20,7 +20,7 @@ from gpvae_jax.gp.weights import white_noise as noise_variance
 from gpvae_jax.keys import beyond_base
 from gpvae_jax.methods.vae import vae
 from gpvae_jax.naming import unknown
-from gpvae_jax.posteriors import DiagonalGaussian
+from gpvae_jax.posteriors import DiagonalGaussian, require_standard_normal_prior
 from gpvae_jax.types import InferenceMethod, Info, LatentModel, Metrics, Network, Params
 
 OBJECTIVES = ("expected", "marginal")
@@ -70,8 +70,9 @@ def gpvae(
        may be any: held-out ones, or `model.sample`.
     white_noise: adds v(x) of the kernel τ² ψᵀψ' + v(x) δ(x, x') to both errors' variances. "expected" drives it
        to zero on the examples it sees; `gp.laplace` fits it by marginal likelihood.
-    Raises ValueError, one sentence, on a setting out of range.
+    Raises ValueError, one sentence, on a setting out of range and on a model whose prior is not N(0, I).
     """
+    require_standard_normal_prior(model, "The exact KL")
     if objective not in OBJECTIVES:
         raise ValueError(unknown("objective", objective, OBJECTIVES))
     if num_data < 1:

@@ -14,7 +14,7 @@ from gpvae_jax.checks import check_above, check_at_least, check_limit
 from gpvae_jax.gaussians.family import paired_noise, place
 from gpvae_jax.methods.vae import vae
 from gpvae_jax.objectives import analytic_loss
-from gpvae_jax.posteriors import DiagonalGaussian, require_diagonal
+from gpvae_jax.posteriors import DiagonalGaussian, require_diagonal, require_standard_normal_prior
 from gpvae_jax.types import InferenceMethod, Info, LatentModel, Metrics, Network, Params
 
 
@@ -45,8 +45,10 @@ def savi(
     in place of plain ascent (it sees −g, one example at a time; η still multiplies what it returns).
     inner_samples: draws of z per step; each step has fresh noise, because ascent on a fixed draw fits λ to that draw:
     its estimate of L rises, L itself need not (one sample, many steps). num_samples: draws for the final loss.
-    Cost: each step is one forward and one backward pass of the decoder, about three times that in training.
+    Cost: each step is one forward and one backward pass of the decoder, about three times that in training. Raises
+    ValueError on settings out of range, a base with another posterior, and a model whose prior is not N(0, I).
     """
+    require_standard_normal_prior(model, "savi's inner bound")
     check_at_least(0, steps=steps)
     check_at_least(1, inner_samples=inner_samples, num_samples=num_samples)
     check_above(0, step_size=step_size)
