@@ -122,14 +122,14 @@ def _start(job: Job, cell: Cell, dataset: Dataset) -> dict[str, Any]:
 def _choose(job: Job, cell: Cell, dataset: Dataset) -> dict[str, Any]:
     """Short runs of a family's candidates, judged by the IWAE bound of validation images; test images stay unseen.
 
-    A candidate of which no seed's losses stay finite has no bound and is not chosen.
+    A candidate of which all seeds diverge, or one within its first epoch, has no bound and is not chosen.
     """
     started, values = time.perf_counter(), {}
     row = next(row for row in BY_TITLE.values() if row.family == cell.title)
     samples = job.scale.num_samples[:1]
     for end in candidates(cell.title):
         label = f"{row.label}:{end}"
-        with contextlib.suppress(DivergenceError):
+        with contextlib.suppress(DivergenceError, runs.UntrainedError):
             run = finish_run(
                 job.folder(cell) / compare.folder_name(label),
                 settings(job, cell, dataset, label, job.scale.trial_epochs),
