@@ -31,6 +31,7 @@ class Setup(NamedTuple):
     """Everything one configuration stands for."""
 
     config: Config
+    given: Dataset  # as it was loaded
     dataset: Dataset  # with the draws of its binarisation made
     observation: Observation
     likelihood: Likelihood
@@ -55,7 +56,7 @@ def build(config: Config, dataset: Dataset) -> Setup:
     check_closed_form(config)
     model, method = build_model_and_method(config, likelihood, data)
     trainer = build_trainer(config.train, model, method, observation, data)
-    return Setup(config, dataset, observation, likelihood, model, method, trainer, data)
+    return Setup(config, given, dataset, observation, likelihood, model, method, trainer, data)
 
 
 def build_trainer(

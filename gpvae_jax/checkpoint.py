@@ -100,3 +100,8 @@ def _check_same(folder: Path, target: dict[str, Any], stored: dict[str, Any]) ->
                 f"The checkpoint in {folder} is of another model: at {name[5:]} it holds {found} where {wanted} "
                 "is expected; use the configuration it was trained with."
             )
+        if (has := stored[name].dtype) != target[name].dtype:
+            raise ValueError(
+                f"The checkpoint in {folder} was made in another precision: at {name[5:]} it holds {has} where "
+                f"{target[name].dtype} is expected; set JAX_ENABLE_X64 as it was in training."
+            )

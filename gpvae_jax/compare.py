@@ -24,6 +24,8 @@ from gpvae_jax.report.table import escape_latex
 from gpvae_jax.types import Params
 
 SHOWN = 12  # examples in a row of pictures
+# what all rows of a comparison have in common, or their bounds cannot be compared
+SHARED = ("name", "data_dir", "raw_dir", "binarization", "binarization_seed")
 
 
 def configs(base: config.Config, labels: Sequence[str], out: Path) -> dict[str, config.Config]:
@@ -31,7 +33,7 @@ def configs(base: config.Config, labels: Sequence[str], out: Path) -> dict[str, 
 
     A setting is the method's own, or with a dot in its name the run's, as in wide=vae:model.capacity=iaf. A
     train.start_from that is an earlier row's title means the run of that row, in `out`. Raises ValueError on a title
-    that comes twice and on a run's setting that does not exist.
+    that comes twice, on a run's setting that does not exist, and on other data or another likelihood than the others'.
     """
     made: dict[str, config.Config] = {}
     for label in labels:
@@ -47,8 +49,20 @@ def configs(base: config.Config, labels: Sequence[str], out: Path) -> dict[str, 
         if wanted.train.start_from in made:
             start = str(out / folder_name(str(wanted.train.start_from)))
             wanted = dataclasses.replace(wanted, train=dataclasses.replace(wanted.train, start_from=start))
+        _check_shared(base, wanted, title)
         made[title] = wanted
     return made
+
+
+def _check_shared(base: config.Config, wanted: config.Config, title: str) -> None:
+    pairs = {f"data.{name}": (getattr(base.data, name), getattr(wanted.data, name)) for name in SHARED}
+    pairs["model.likelihood"] = base.model.likelihood, wanted.model.likelihood
+    for name, (common, own) in pairs.items():
+        if own != common:
+            raise ValueError(
+                f"Rows of a comparison share their data and likelihood, but '{title}' asks for {name}={own} where the "
+                f"others have {common}; compare it in a call of its own."
+            )
 
 
 def _of_run(item: str) -> bool:

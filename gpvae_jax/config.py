@@ -1,5 +1,6 @@
 """A run's settings as frozen dataclasses: the command line, `config.json` and Python code share them."""
 
+import contextlib
 import dataclasses
 import json
 import types
@@ -145,7 +146,13 @@ def override(config: Config, name: str, text: str) -> Config:
             raise ValueError(unknown("group of settings", group, (n for n, v in values.items() if isinstance(v, dict))))
         inner = inner[part]
     inner[last] = value
-    return from_dict(values)
+    try:
+        return from_dict(values)
+    except ValueError:
+        inner[last] = text  # a name may look like a number
+        with contextlib.suppress(ValueError):
+            return from_dict(values)
+        raise
 
 
 def read(path: str | Path) -> tuple[Config, tuple[str, ...]]:

@@ -28,6 +28,7 @@ def environment() -> dict[str, Any]:
         "backend": jax.default_backend(),
         "cpus": os.cpu_count(),
         "xla_flags": os.environ.get("XLA_FLAGS") or None,
+        "x64": bool(jax.config.jax_enable_x64),  # type: ignore[attr-defined]
         "matmul_precision": jax.config.jax_default_matmul_precision,  # type: ignore[attr-defined]
         "commit": commit,
     }

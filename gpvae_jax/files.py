@@ -61,6 +61,11 @@ def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file atomically: a reader finds the old or the new one, never a part."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder, and a file is to be written there; give the file's name.")
     draft = path.with_name(path.name + ".part")
-    draft.write_bytes(content)
-    os.replace(draft, path)
+    try:
+        draft.write_bytes(content)
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)

@@ -12,9 +12,7 @@ from gpvae_jax.posteriors import standard_normal_prior
 from gpvae_jax.types import LatentModel, Network
 
 
-def latent_model(
-    decoder: Network, likelihood: Likelihood, data_shape: tuple[int, ...] | None = None
-) -> LatentModel:
+def latent_model(decoder: Network, likelihood: Likelihood, data_shape: tuple[int, ...] | None = None) -> LatentModel:
     """A decoder z[Z] -> output[*O] and a likelihood make a generative model; θ = {"decoder": …, "likelihood": …}.
 
     data_shape: D, for a likelihood with several outputs per pixel; None is the decoder's own shape O. Raises

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import optax
 
-from gpvae_jax.checks import check_above, check_at_least, check_limit, check_seed
+from gpvae_jax.checks import check_above, check_at_least, check_seed
 from gpvae_jax.config import TrainConfig
 from gpvae_jax.naming import unknown
 from gpvae_jax.objectives import FROZEN, is_frozen
@@ -76,7 +76,7 @@ def check_train(config: TrainConfig) -> None:
     for name in ("patience", "num_seeds", "iwae_samples"):
         if (number := getattr(config, name)) is not None:
             check_at_least(1, **{name: number})
-    if config.clip_norm is not None:
-        check_limit(clip_norm=config.clip_norm)
+    if config.clip_norm is not None:  # which is how no limit is written
+        check_above(0, clip_norm=config.clip_norm)
     if config.ema_decay is not None and not 0 < config.ema_decay < 1:
         raise ValueError(f"ema_decay must lie between 0 and 1, got {config.ema_decay}.")

@@ -29,6 +29,10 @@ from gpvae_jax.types import Params
 from gpvae_jax.warm_start import warm_start
 
 
+class UntrainedError(ValueError):
+    """A seed's loss was never finite for an epoch, so that its best parameters are those it started from."""
+
+
 class Run(NamedTuple):
     """A run folder and the functions its configuration stands for."""
 
@@ -40,7 +44,7 @@ class Run(NamedTuple):
 def open_run(folder: str | Path, data: Dataset | None = None) -> Run:
     """Open a run folder made by `create`. Raises FileNotFoundError or ValueError, one sentence, where it is not one.
 
-    The data set is loaded again and must be, bit for bit, the one the run was trained on.
+    data: the data set, loaded again where it is not given. It must be, bit for bit, the one the run was trained on.
     """
     folder = Path(folder)
     path = folder / "config.json"
@@ -55,6 +59,14 @@ def open_run(folder: str | Path, data: Dataset | None = None) -> Run:
             f"{data.checksum[:12]}…, expected {recorded[:12]}…; restore the original data or train anew."
         )
     return Run(folder, build(settings, data))
+
+
+def _start_of(settings: config.Config, data: Dataset) -> Run:
+    """The run that another starts from, which has its data set or one of its own."""
+    folder = Path(str(settings.train.start_from))
+    path = folder / "config.json"
+    same = path.is_file() and _recorded_checksum(path) == data.checksum
+    return open_run(folder, data if same else None)
 
 
 def _first_loss(setup: Setup, key: PRNGKeyArray, raw: jax.Array) -> jax.Array:
@@ -82,7 +94,7 @@ def create(folder: str | Path, settings: config.Config, data: Dataset | None = N
         functools.partial(_first_loss, setup), jax.random.key(0), setup.data.train[: settings.train.batch_size]
     )
     if settings.train.start_from is not None:
-        trained = open_run(Path(settings.train.start_from))
+        trained = _start_of(settings, data)
         jax.eval_shape(_start_from(run, trained), _abstract_state(trained).best)
         best_params(trained)
         before = trained_epochs(trained.folder)
@@ -127,7 +139,7 @@ def records(
         _, state = checkpoint.restore(run.folder / "last", _abstract_state(run))
     _cut_metrics(run.folder, 0 if state is None else int(np.max(state.epoch)))
     if state is None and settings.start_from is not None:
-        trained = open_run(Path(settings.start_from))
+        trained = _start_of(run.setup.config, run.setup.given)
         state = jax.jit(_start_from(run, trained))(best_params(trained))
         if settings.closed_form is not None:
             state = _fitted(run, state, settings.closed_form, progress)
@@ -220,13 +232,27 @@ def _given_away(state: train.TrainState) -> bool:
 
 def _save(run: Run, state: train.TrainState) -> None:
     epoch = int(np.max(state.epoch))
-    checkpoint.save(run.folder / "last", epoch, state)
+    # in this order: where it is cut off between them, going on from the older state comes to the same best parameters
     checkpoint.save(run.folder / "best", epoch, state.best)
+    checkpoint.save(run.folder / "last", epoch, state)
 
 
 def best_params(run: Run) -> Params:
-    """The best parameters of a trained run, `[R, …]` when it trained R seeds."""
-    return checkpoint.restore((run.trained or run.folder) / "best", _abstract_state(run).best)[1]
+    """The best parameters of a trained run, `[R, …]` when it trained R seeds.
+
+    Raises UntrainedError where a seed has none, FileNotFoundError and ValueError as `checkpoint.restore`.
+    """
+    folder = run.trained or run.folder
+    epoch, params = checkpoint.restore(folder / "best", _abstract_state(run).best)
+    if run.setup.config.train.epochs:
+        epochs = history(folder, epoch)
+        best = np.atleast_1d(epochs[-1]["best_epoch"] if epochs else 0)
+        if not np.all(best):
+            raise UntrainedError(
+                f"Seed {np.argmin(best)} of {folder} has no trained parameters: its loss was not finite from the "
+                "first epoch on; train anew with a lower learning rate or a clipped gradient."
+            )
+    return params
 
 
 def parameters_checksum(params: Params) -> str:

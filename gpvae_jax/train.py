@@ -248,13 +248,13 @@ def fit(
     run = jax.vmap(trainer.epoch, in_axes=(0, None)) if several else trainer.epoch
     run = jax.jit(run, donate_argnums=0)
     number = int(np.max(state.epoch))
+    _check_finite(number + 1, state)
     while number < epochs and not _finished(state):
         started = time.perf_counter()
         state, metrics = run(state, data)
         metrics = jax.tree.map(lambda m: m if several else m.item(), jax.device_get(metrics))
         number += 1
-        if np.all(np.asarray(metrics["failed_step"]) >= 0):
-            raise DivergenceError(number, int(np.min(metrics["failed_step"])), state)
+        _check_finite(number, state)
         yield Record(number, metrics, time.perf_counter() - started, state)
 
 
@@ -281,6 +281,13 @@ def _start(
 def seed_keys(key: PRNGKeyArray, num_seeds: int) -> PRNGKeyArray:
     """The keys [R] of R runs: `key` folded with 0, 1, …"""
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(num_seeds))
+
+
+def _check_finite(epoch: int, state: TrainState) -> None:
+    """Raise DivergenceError where no run is left whose losses were finite; a state to go on from may be of such."""
+    failed = np.asarray(state.failed_step)
+    if np.all(failed >= 0):
+        raise DivergenceError(epoch, int(np.min(failed)), state)
 
 
 def _finished(state: TrainState) -> bool:

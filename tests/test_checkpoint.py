@@ -51,6 +51,12 @@ def test_other_models_checkpoint_is_refused(tmp_path: Path) -> None:
         checkpoint.restore(tmp_path, {"x": jnp.ones((2, 3)), "y": jnp.ones(1)})
 
 
+def test_another_precision_is_told_as_such(tmp_path: Path) -> None:
+    checkpoint.save(str(tmp_path), 1, {"x": jnp.ones(2, jnp.float32)})
+    with pytest.raises(ValueError, match=r"in another precision: at .* it holds float32 where float16 is expected"):
+        checkpoint.restore(str(tmp_path), {"x": jnp.ones(2, jnp.float16)})
+
+
 def test_missing_checkpoint_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="train the run first"):
         checkpoint.restore(tmp_path / "nothing", {"x": jnp.ones(1)})

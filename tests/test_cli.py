@@ -167,6 +167,9 @@ def test_list_names_every_method_and_its_settings(
         (["compare", "--methods", "vae", "vae=iaf"], "named once, but 'vae' comes twice"),
         (["compare", "--methods", "vae:train.epoch=3"], "did you mean 'train.epochs'?"),
         (["compare", "--methods", "vae:training.epochs=3"], "did you mean 'train'?"),
+        (["compare", "--methods", "vae", "d=vae:data.name=mnist"], "'d' asks for data.name=mnist where the others"),
+        (["compare", "--methods", "vae", "g=vae:model.likelihood=gaussian"], "share their data and likelihood"),
+        (["train", "--clip-norm", "inf"], "clip_norm must be finite and above 0, got inf"),
         (["compare", "--methods", "vae:train.epochs=many"], "must be int, got 'many'"),
         (["train", "--capacity", "iff"], "Unknown method 'iff'; did you mean 'iaf'?"),
         (["train", "--start-from", "nowhere"], "nowhere is not a run folder"),
@@ -241,14 +244,15 @@ def test_tensorboard_needs_its_extra(
     status, _, error = gpvae(capsys, "train", "--data", data, "--out", str(tmp_path / "run"), "--tensorboard", *SMALL)
     assert status == 1
     assert "pip install 'gpvae-jax[tensorboard]'" in error
+    assert not (tmp_path / "run").exists()
 
 
 def test_tensorboard_writes_each_metric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written = []
+    written, made = [], []
 
     class Writer:
         def __init__(self, folder: str) -> None:
-            assert folder.endswith("tensorboard")
+            made.append(folder)
 
         def add_scalar(self, name: str, value: float, step: int) -> None:
             written.append((name, value, step))
@@ -257,8 +261,10 @@ def test_tensorboard_writes_each_metric(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setitem(sys.modules, "tensorboardX", type("module", (), {"SummaryWriter": Writer}))
     write = training._tensorboard(tmp_path)
+    assert not made
     record = train.Record(3, {"elbo": np.array([1.0, 2.0]), "kl": 0.5}, 0.1, None)
     write(record)
+    assert made == [str(tmp_path / "tensorboard")]
     assert written == [("elbo/0", 1.0, 3), ("elbo/1", 2.0, 3), ("kl", 0.5, 3)]
 
 
@@ -348,6 +354,14 @@ def test_both_splits_and_the_bracket(
     assert (folder / "gaps.png").read_bytes().startswith(b"\x89PNG")
     status, out, _ = gpvae(capsys, *ask, "--split", "train", "--estimators", "iwae", "gaps", "--memory", "1MiB")
     assert (status, "train less test" in out, "diagonal inference" in out) == (0, True, True)
+    other = ["--split", "train", "--estimators", "gaps", "--seed", "1"]
+    status, _, error = gpvae(capsys, *ask, *other)
+    assert (status, error.count("\n")) == (1, 1)
+    assert "binarisation of seed 0, and --seed is 1" in error
+    # another estimator's evidence is not subtracted: only what does not depend on it is left
+    ask[ask.index("50")] = "60"
+    status, out, _ = gpvae(capsys, *ask, "--split", "train", "--estimators", "iwae", "gaps")
+    assert (status, "diagonal amortization" in out, "diagonal inference" in out) == (0, True, False)
     assert json.loads((folder / "train.json").read_text())["train"]["elbo"]["mean"] < 0
 
 

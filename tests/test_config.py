@@ -54,6 +54,13 @@ def test_wrong_settings_are_named(values: dict, sentence: str) -> None:
         config.from_dict(values)
 
 
+def test_a_name_that_looks_like_a_number_is_a_name() -> None:
+    assert config.override(Config(), "train.start_from", "1").train.start_from == "1"
+    assert config.override(Config(), "train.epochs", "1").train.epochs == 1
+    with pytest.raises(ValueError, match=r"'train\.epochs' must be int, got True"):
+        config.override(Config(), "train.epochs", "true")
+
+
 def test_unreadable_files_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no configuration file"):
         config.read(tmp_path / "none.json")

@@ -67,7 +67,9 @@ def test_a_likelihood_sees_the_shapes_of_the_data():
         return jnp.sum(output) + jnp.sum(x)
 
     model = latent_model(mlp((3,), (6,), SHAPE), gaussian()._replace(log_prob=log_prob))
-    model.log_likelihood(model.init(jax.random.key(0), jnp.zeros((2, *SHAPE))), jnp.zeros((2, *SHAPE)), jnp.ones((1, 2, 3)))
+    model.log_likelihood(
+        model.init(jax.random.key(0), jnp.zeros((2, *SHAPE))), jnp.zeros((2, *SHAPE)), jnp.ones((1, 2, 3))
+    )
     assert seen == [(SHAPE, SHAPE)]
 
 
@@ -130,4 +132,6 @@ def test_an_own_activation_reaches_the_network():
     network = mlp((3,), (4,), activation=jax.nn.elu)
     params, x = network.init(jax.random.key(0)), jnp.asarray(RNG.normal(size=(2, 3)), jnp.float32)
     layer = params["hidden"]["layer_0"]
-    np.testing.assert_allclose(network.apply(params, x), jax.nn.elu(x @ layer["kernel"] + layer["bias"][None]), rtol=1e-6)
+    np.testing.assert_allclose(
+        network.apply(params, x), jax.nn.elu(x @ layer["kernel"] + layer["bias"][None]), rtol=1e-6
+    )

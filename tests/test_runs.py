@@ -111,6 +111,58 @@ def test_diverging_run_keeps_its_last_good_state(tmp_path: Path) -> None:
     _last_is_finite(tmp_path)
 
 
+def test_a_run_that_diverged_is_not_taken_for_trained(tmp_path: Path) -> None:
+    settings = {"epochs": 50, "batch_size": 8, "optimizer": "sgd", "learning_rate": 1e6}
+    with pytest.raises(DivergenceError):
+        train(tmp_path, train=settings)
+    with pytest.raises(DivergenceError, match=r"not finite at step \d+ \(epoch 1\); the state before"):
+        train(tmp_path, resume=True, train=settings)
+    with pytest.raises(runs.UntrainedError, match=r"Seed 0 of .* has no trained parameters: its loss was not finite"):
+        evaluate_run(runs.open_run(tmp_path, DATA), num_samples=(2,))
+
+
+def test_one_seed_without_trained_parameters_is_named(tmp_path: Path) -> None:
+    run = train(tmp_path, train={"epochs": 2, "batch_size": 8, "num_seeds": 3})
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        line["best_epoch"][1] = 0  # as of a seed that failed at once
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(runs.UntrainedError, match="Seed 1 of"):
+        runs.best_params(run)
+
+
+def test_a_kill_between_the_two_checkpoints_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = {"epochs": 4, "batch_size": 8}
+    whole = train(tmp_path / "whole", train=training)
+    save, saved = checkpoint.save, []
+
+    def killed(folder: Path, step: int, tree: object) -> None:
+        if len(saved) == 3:  # the second state's first checkpoint is written, its second is not
+            raise KeyboardInterrupt
+        saved.append(folder)
+        save(folder, step, tree)
+
+    settings = small(train=training)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            list(runs.records(runs.create(tmp_path / "cut", settings, DATA), save_every=0.0))
+    cut = train(tmp_path / "cut", resume=True)
+    chex.assert_trees_all_equal(runs.best_params(cut), runs.best_params(whole))
+
+
+def test_data_in_memory_serve_a_start_from_another_run_as_well(tmp_path: Path) -> None:
+    train(tmp_path / "a", train={"epochs": 1, "batch_size": 8})
+    start = str(tmp_path / "a")
+    for binarization in ("dynamic", "static"):  # whose own draws are made from the data as they were given
+        settings = {
+            "train": {"epochs": 1, "batch_size": 8, "start_from": start},
+            "data": {"binarization": binarization},
+        }
+        train(tmp_path / binarization, **settings)
+        assert runs.epochs_before(tmp_path / binarization) == 1
+
+
 def test_divergence_after_good_epochs_is_told_as_such(tmp_path: Path) -> None:
     """With a state not yet saved: the one before the epoch that failed has given its buffers away."""
     late = {"epochs": 1000, "batch_size": 8, "optimizer": "sgd", "learning_rate": 100.0, "warmup_epochs": 1000}
@@ -171,6 +223,20 @@ def test_what_is_not_a_run_is_one_sentence(tmp_path: Path) -> None:
 def test_json_has_null_where_a_number_is_not_finite(tmp_path: Path) -> None:
     write_json(tmp_path / "x.json", {"a": float("nan"), "b": [np.float32(1.5), np.inf], "c": np.arange(2)})
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": None, "b": [1.5, None], "c": [0, 1]}
+
+
+def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError, match="folder is a folder, and a file is to be written there"):
+        write_json(tmp_path / "folder", {})
+
+    def full(old: Path, new: Path) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(OSError, match="no space left"):
+        write_json(tmp_path / "x.json", {})
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
 def test_evaluation_counts_every_example_once_and_pairs_by_key(tmp_path: Path) -> None:

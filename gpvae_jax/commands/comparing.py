@@ -13,7 +13,7 @@ from gpvae_jax.commands.training import progress_text
 from gpvae_jax.config import Config
 from gpvae_jax.data import Dataset
 from gpvae_jax.evaluate.memory import optional_memory
-from gpvae_jax.evaluate.run import evaluate_run, kept_results
+from gpvae_jax.evaluate.run import evaluate_run, kept_results, stored_examples
 from gpvae_jax.methods import METHODS
 from gpvae_jax.progress import STEPS, bars, page, say
 from gpvae_jax.report import table
@@ -94,7 +94,7 @@ def finish_run(
     else:
         run = train_run(folder, settings, data, lambda done, text: step(0.8 * done, text))
         step(0.8, "evaluating")
-        count = len(getattr(run.setup.dataset, split)[:max_examples]) * (settings.train.num_seeds or 1)
+        count = len(stored_examples(run, split)[:max_examples]) * (settings.train.num_seeds or 1)
         evaluate_run(
             run,
             num_samples=num_samples,
@@ -108,5 +108,5 @@ def finish_run(
 
 
 def _evaluated(run: runs.Run, num_samples: tuple[int, ...], max_examples: int | None, split: str) -> bool:
-    results, count = kept_results(run, split), len(getattr(run.setup.dataset, split)[:max_examples])
+    results, count = kept_results(run, split), len(stored_examples(run, split)[:max_examples])
     return results is not None and (results["num_samples"], results["num_examples"]) == (list(num_samples), count)

@@ -40,6 +40,11 @@ def evaluate_command(command: cli.Evaluate) -> None:
     path = run.folder / SPLITS[command.split]
     results = None if "iwae" in command.estimators else kept_results(run, command.split)
     results = results or _bounds(run, command)
+    if command.split == "train" and results["seed"] != command.seed:
+        raise ValueError(
+            f"The bounds kept of the training images are of the binarisation of seed {results['seed']}, and --seed is "
+            f"{command.seed}; give that seed, or add iwae to --estimators."
+        )
     _show_bounds(results, command.split)
     results |= _slow_estimates(run, command, results["num_examples"])
     write_json(path, results)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gpvae_jax import build, cli, compare, plots, runs, settings
+from gpvae_jax.checks import check_seed
 from gpvae_jax.data import DATASETS
 from gpvae_jax.deploy import PLATFORMS, export_inference
 from gpvae_jax.evaluate.panels import posterior_panels_of
@@ -25,6 +26,7 @@ def sample_command(command: cli.Sample) -> None:
     """Draw examples from a trained model: samples.png and samples.npz."""
     if command.count < 1:
         raise ValueError(f"--count must be at least 1, got {command.count}.")
+    check_seed(**{"--seed": command.seed})
     run = runs.open_run(command.run)
     params = params_by_seed(run)[0]
     out = command.out or command.run

@@ -19,6 +19,7 @@ def train_command(command: cli.Train) -> None:
     settings = command.run
     default = f"{Path(settings.data.name).stem}-{settings.method}-{settings.train.seed}"
     folder = command.out or Path("runs") / default
+    observer = _tensorboard(folder) if command.tensorboard else None  # before the folder is made: it may be missing
     if command.resume:
         run = runs.open_run(folder)
         compare.same_settings(run, settings, default=Config())
@@ -26,9 +27,10 @@ def train_command(command: cli.Train) -> None:
     else:
         run = runs.create(folder, settings)
     describe(run)
-    record = train_with_bar(run, resume=command.resume, observer=_tensorboard(folder) if command.tensorboard else None)
+    record = train_with_bar(run, resume=command.resume, observer=observer)
     if record is None and run.setup.config.train.epochs:
-        say(f"Nothing left to train: {folder} has all its {run.setup.config.train.epochs} epochs.")
+        done, most = len(runs.history(folder)), run.setup.config.train.epochs
+        say(f"Nothing left to train: {folder} ended after {done} of at most {most} epochs.")
         return
     if record is not None:
         say(f"Best validation ELBO {_text(record.state.best_bound)} nats at epoch {_text(record.state.best_epoch, 0)}.")
@@ -85,9 +87,12 @@ def _tensorboard(folder: Path) -> Callable[[train.Record], None]:
         raise ModuleNotFoundError(
             "TensorBoard files need the package tensorboardX: pip install 'gpvae-jax[tensorboard]'."
         ) from error
-    writer = SummaryWriter(str(folder / "tensorboard"))
+    writers = []
 
     def write(record: train.Record) -> None:
+        if not writers:  # at the first epoch: it makes the folder
+            writers.append(SummaryWriter(str(folder / "tensorboard")))
+        (writer,) = writers
         for name, value in record.metrics.items():
             for i, v in enumerate(np.atleast_1d(value)):
                 writer.add_scalar(f"{name}/{i}" if np.ndim(value) else name, float(v), record.epoch)

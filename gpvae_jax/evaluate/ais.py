@@ -78,8 +78,8 @@ def ais(
     num_pilot: chains of the pilot run that finds a step per temperature and example for the target acceptance.
     watch: told the number of transitions made, of 2 T, and given the state to keep; a run that resumes from one ends
     in the same numbers. Cost: T · num_leapfrog decoder gradients for each of the num_chains + num_pilot chains and
-    each example. Raises ValueError on no examples, a schedule that does not rise from 0 to 1, counts below 1 and another
-    prior without a start, and ArithmeticError where log p(x, z) is not finite.
+    each example. Raises ValueError on no examples, a schedule that does not rise from 0 to 1, counts below 1 and
+    another prior without a start, and ArithmeticError where log p(x, z) is not finite.
     """
     _check(schedule, len(x), num_chains=num_chains, num_leapfrog=num_leapfrog, num_pilot=num_pilot)
     key_pilot, key_start, key_run = jax.random.split(key, 3)

@@ -45,7 +45,9 @@ def default_budget() -> int:
     return DEFAULT.get(jax.default_backend(), DEFAULT_ELSEWHERE)
 
 
-def tile(model: LatentModel, theta: PyTree, num_examples: int, num_samples: int, budget: int | str | None = None) -> Tile:
+def tile(
+    model: LatentModel, theta: PyTree, num_examples: int, num_samples: int, budget: int | str | None = None
+) -> Tile:
     """The largest tile, of at most the numbers asked for, whose decoder activations fit into `budget` bytes (or text).
 
     Examples come first, up to MOST_EXAMPLES, then samples. Raises ValueError where not even one example's BLOCK fits.

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from gpvae_jax import runs
 from gpvae_jax.environment import environment
@@ -112,6 +112,13 @@ def example_values(folder: Path, split: str = "test") -> dict[str, Float[np.ndar
     return {name: array.astype(np.float64) for name, array in read_npz(folder / f"{split}.npz").items()}
 
 
+def stored_examples(run: runs.Run, split: str) -> Array | np.ndarray:
+    """A split's examples as they are stored. A run may have been trained on images held out of its data set: then
+    training and validation images are what it did with them.
+    """
+    return run.setup.dataset.test if split == "test" else getattr(run.setup.data, split)
+
+
 def split_examples(run: runs.Run, split: str, count: int | None, seed: int) -> Float[np.ndarray, "N *D"]:
     """The first examples of a split as the likelihood sees them; dynamic draws of training images are `seed`'s.
 
@@ -120,8 +127,7 @@ def split_examples(run: runs.Run, split: str, count: int | None, seed: int) -> F
     if split not in SPLITS:
         raise ValueError(unknown("split", split, SPLITS))
     setup = run.setup
-    # a run may have been trained on images held out of its data set: its own splits are what it did with them
-    raw = setup.dataset.test if split == "test" else getattr(setup.data, split)
+    raw = stored_examples(run, split)
     if len(raw) == 0:
         raise ValueError(f"'{setup.dataset.name}' has no {split} examples to evaluate on; give data that have some.")
     if count is not None and count < 1:

@@ -31,6 +31,7 @@ def gap_summaries(run: runs.Run, optima: Arrays, annealed: Arrays | None, split:
         evidence = np.maximum(evidence[:, : annealed["log_evidence"].shape[1]], annealed["log_evidence"])
     count = evidence.shape[1]
     made: dict[str, Any] = {"examples": count, "evidence": summary(evidence)}
+    made["evidence_from"] = sorted(n for n in values if n.startswith("iwae_")) + ([] if annealed is None else ["ais"])
     for family, best in optima.items():
         per_seed = [gaps(e, b[:count], o[:count]) for e, b, o in zip(evidence, best, values["elbo"], strict=True)]
         made[family] = {name: summary(np.stack([getattr(g, name) for g in per_seed])) for name in Gaps._fields}
@@ -42,7 +43,8 @@ def generalization_gaps(run: runs.Run) -> dict[str, dict[str, float]] | None:
 
     Needs the gaps of both splits, of the parameters that the run has now, in its folder; None where one is missing. A
     positive gap of the evidence is the model's overfitting, a negative one of the inference gap the encoder's: it does
-    better on what it was trained on.
+    better on what it was trained on. Where the two log p̂ come from different estimators, what depends on them is left
+    out: the difference would be the estimators'.
     """
     found = {}
     for split in ("train", "test"):
@@ -50,9 +52,10 @@ def generalization_gaps(run: runs.Run) -> dict[str, dict[str, float]] | None:
         if stored is None or "gaps" not in stored:
             return None
         found[split] = stored["gaps"]
-    made = {"log evidence": _difference(found["train"]["evidence"], found["test"]["evidence"])}
+    alike = found["train"].get("evidence_from") == found["test"].get("evidence_from")
+    made = {"log evidence": _difference(found["train"]["evidence"], found["test"]["evidence"])} if alike else {}
     for family in (f for f in (*FAMILIES, "own") if f in found["train"] and f in found["test"]):
-        for name in Gaps._fields:
+        for name in Gaps._fields if alike else ("amortization",):
             made[f"{family} {name}"] = _difference(found["train"][family][name], found["test"][family][name])
     return made
 
