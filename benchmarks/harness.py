@@ -7,6 +7,7 @@ operations and bytes of each row are held against. These two have a race of thei
 the row after such a vector would find the caches empty, and its memory still to be given back.
 """
 
+import importlib.util
 import math
 import os
 import sys
@@ -24,6 +25,7 @@ from benchmarks import records, tables
 from benchmarks.operations import UNKNOWN, Cost, cost_of
 from benchmarks.records import Line
 from gpvae_jax.cli import EXPECTED
+from gpvae_jax.environment import float32_products
 from gpvae_jax.evaluate.latency import LEAST, Latency, interleave
 from gpvae_jax.naming import unknown
 
@@ -103,6 +105,11 @@ def program(function: Callable[..., Any], *arguments: Any, trips: int | None = N
     staged = stage(function, *arguments, trips=trips)
     details = staged.details | {"leaves": len(jax.tree.leaves(arguments[:1]))}
     return Competitor(staged.call, staged.cost, details)
+
+
+def has_peer(package: str) -> bool:
+    """Whether another library can be measured beside ours: where it is installed, and on a CPU, as ours is then."""
+    return importlib.util.find_spec(package) is not None and jax.default_backend() == "cpu"
 
 
 def references(dtype: Any = jnp.float32) -> dict[str, Competitor]:
@@ -193,6 +200,7 @@ S = TypeVar("S", bound=Settings)
 def main(name: str, settings: type[S], run: Callable[[S], Iterable[Line]], description: str | None) -> None:
     """The command line of one benchmark: pin, measure, write OUT/NAME.jsonl and print the table."""
     pin()
+    float32_products()  # as the command line's, or a row called float32 would not be
     command = tyro.cli(settings, description=description)
     try:
         clock_of(command)

@@ -9,7 +9,6 @@ which is what `gpvae evaluate` times. bfloat16 casts parameters and images. Besi
 installed, its eager encoder of the same layers ("PyTorch eager").
 """
 
-import importlib.util
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -58,7 +57,7 @@ def run(command: Settings) -> Iterator[Line]:
                     if dtype == "float32":
                         raise
                     yield harness.unsupported("latency", row, settings, "ms", str(error).partition(" at position")[0])
-            if "vae" in competitors and importlib.util.find_spec("torch"):
+            if "vae" in competitors and harness.has_peer("torch"):
                 from benchmarks.peers import torch_vae
 
                 peer = torch_vae.encode(architecture, batch, dtype, sample=call == "sample")

@@ -48,7 +48,8 @@ def origin() -> dict[str, Any]:
     """Machine, versions and commit of what is measured now."""
     about = environment()
     versions = {"python": about["python"]} | about["packages"] | {name: version(name) for name in PEERS}
-    machine = {name: about[name] for name in ("processor", "device", "backend", "platform")} | {"cores": about["cpus"]}
+    machine = {name: about[name] for name in ("processor", "device", "backend", "platform", "matmul_precision")}
+    machine["cores"] = about["cpus"]
     return {
         "machine": machine,
         "versions": {k: v for k, v in versions.items() if v is not None},

@@ -9,7 +9,6 @@ scan over the trainer's steps, without the validation pass that `fit` adds. A sh
 rate is shown for the rows whose operations are known: ours, and the peers that train the same VAE.
 """
 
-import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -112,7 +111,7 @@ def run(command: Settings) -> Iterator[Line]:
         same = entered["vae"].cost if "vae" in entered else UNKNOWN
         for name in command.peers:
             package, make = PEERS[name]
-            if importlib.util.find_spec(package):
+            if harness.has_peer(package):
                 call = make(architecture, images, command.batch_size)
                 entered[name] = Competitor(call, same if name in SAME_VAE else UNKNOWN)
         found = harness.race(entered, command, least=LEAST)

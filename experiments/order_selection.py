@@ -65,7 +65,7 @@ def main(command: OrderSelection) -> None:
     """Grow, choose, print and draw."""
     prepare_jax()
     dataset = load(command.data)
-    likelihood = build_likelihood(command.likelihood, dataset)
+    likelihood = build_likelihood(command.likelihood, dataset.levels)
     grey = command.likelihood == "bernoulli" and dataset.levels != 2
     dataset, observation = observe(dataset, "dynamic" if grey else "none", seed=0)
     shape, data = dataset.train.shape[1:], train.TrainingData(*map(jnp.asarray, (dataset.train, dataset.validation)))

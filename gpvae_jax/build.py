@@ -45,7 +45,7 @@ def build(config: Config, dataset: Dataset) -> Setup:
     """Assemble a run. Raises ValueError, one sentence, on any setting that does not fit the others or the data."""
     config = resolve(config, dataset)
     check_train(config.train)
-    likelihood = build_likelihood(config.model.likelihood, dataset)
+    likelihood = build_likelihood(config.model.likelihood, dataset.levels)
     given = dataset
     dataset, observation = observe(given, str(config.data.binarization), config.data.binarization_seed)
     if dataset.levels is None:  # integer grey levels lie in [0, 1] by construction
@@ -54,7 +54,7 @@ def build(config: Config, dataset: Dataset) -> Setup:
     data = training_data(config, given, dataset)
     train.check_fit(data, config.train.batch_size)
     check_closed_form(config)
-    model, method = build_model_and_method(config, likelihood, data)
+    model, method = build_model_and_method(config, likelihood, data.train.shape[1:], len(data.train))
     trainer = build_trainer(config.train, model, method, observation, data)
     return Setup(config, given, dataset, observation, likelihood, model, method, trainer, data)
 
@@ -91,39 +91,53 @@ def resolve(config: Config, dataset: Dataset) -> Config:
     return dataclasses.replace(config, data=data)
 
 
-def build_likelihood(name: str, dataset: Dataset) -> Likelihood:
-    """A likelihood by name; the discretised logistic takes its grey levels from the data."""
+def build_likelihood(name: str, levels: int | None) -> Likelihood:
+    """A likelihood by name; the discretised logistic takes the grey levels of the data, None where they are real."""
     if name not in LIKELIHOODS:
         raise ValueError(unknown("likelihood", name, LIKELIHOODS))
     if name != "discretized_logistic":
         return LIKELIHOODS[name]()
-    if dataset.levels is None:
+    if levels is None:
         raise ValueError(
-            f"The discretized_logistic likelihood expects integer grey levels, but '{dataset.name}' holds real "
-            "values; give uint8 images or choose the gaussian likelihood."
+            "The discretized_logistic likelihood expects integer grey levels, but the data hold real values; give "
+            "uint8 images or choose the gaussian likelihood."
         )
-    return LIKELIHOODS[name](dataset.levels)
+    return LIKELIHOODS[name](levels)
 
 
 def training_data(config: Config, given: Dataset, dataset: Dataset) -> train.TrainingData:
     """What is trained on and what validates it; `dataset` is the `given` one with its draws made."""
     training, validation = dataset.train, dataset.validation
+    count = num_training(config, len(training), len(validation))
     if config.train.examples == "held_out":
         source = given if config.data.binarization == "dynamic" else dataset  # dynamic draws are made in the step
-        count = 4 * len(validation) // 5
-        training, validation = source.validation[:count], validation[count:]
+        training, validation = source.validation, validation[held_out(len(validation)) :]
+    return train.TrainingData(jnp.asarray(training[:count]), jnp.asarray(validation))
+
+
+def num_training(config: Config, training: int, validation: int) -> int:
+    """How many examples are trained on, of so many training and validation images."""
+    there = held_out(validation) if config.train.examples == "held_out" else training
     wanted = config.data.train_examples
-    if wanted is not None and not 0 < wanted <= len(training):
-        raise ValueError(f"train_examples must be from 1 to the {len(training)} there are, got {wanted}.")
-    training = training[:wanted]
-    return train.TrainingData(jnp.asarray(training), jnp.asarray(validation))
+    if wanted is None:
+        return there
+    if not 0 < wanted <= there:
+        raise ValueError(f"train_examples must be from 1 to the {there} there are, got {wanted}.")
+    return wanted
+
+
+def held_out(validation: int) -> int:
+    """How many validation images train what is not trained on training images; the others validate."""
+    return 4 * validation // 5
 
 
 def build_model_and_method(
-    config: Config, likelihood: Likelihood, data: train.TrainingData
+    config: Config, likelihood: Likelihood, data_shape: tuple[int, ...], num_data: int
 ) -> tuple[LatentModel, InferenceMethod]:
-    """The generative model and the method, whose encoder is widened where a `capacity` is to be matched."""
-    data_shape, num_data = data.train.shape[1:], len(data.train)
+    """The generative model and the method, whose encoder is widened where a `capacity` is to be matched.
+
+    data_shape: of an example. num_data: how many are trained on.
+    """
     model, encoder = build_model(config.model, likelihood, data_shape)
     if config.model.capacity is not None:
         name, *settings = config.model.capacity.split(",")

@@ -114,6 +114,8 @@ class Sample:
     count: int = 64
     """How many examples to draw."""
     seed: int = 0
+    member: int = 0
+    """Which of the run's seeds."""
     out: Path | None = None
     """Where to write (default: the run folder)."""
 
@@ -123,6 +125,8 @@ class Plot:
     """Draw a run's learning curve, reconstructions, prior samples, and its posteriors over the true ones."""
 
     run: tyro.conf.Positional[Path]
+    member: int = 0
+    """Which of the run's seeds (the learning curve has all)."""
     out: Path | None = None
     """Where to write (default: the run folder)."""
 

@@ -31,8 +31,9 @@ def export_inference(
 ) -> bytes:
     """(seed, x[B, *D]) -> q(z|x) as a serialised program for any batch size B and each of the platforms.
 
-    x is what the likelihood sees, float32. The program returns num_samples draws z[S, B, Z] with log q(z|x)[S, B], and
-    the posterior's mean and variance [B, Z] where it offers them. Raises ValueError where num_samples is below 1.
+    x is what the likelihood sees, float32, as `runs.Trained.prepare` makes it of grey levels. The program returns
+    num_samples draws z[S, B, Z] with log q(z|x)[S, B], and the posterior's mean and variance [B, Z] where it offers
+    them. Raises ValueError where num_samples is below 1.
     """
     if num_samples < 1:
         raise ValueError(f"An exported program draws at least 1 sample, got num_samples={num_samples}.")
@@ -50,7 +51,10 @@ def export_inference(
 
 
 def load_inference(path: str | Path) -> Callable[[Any, Any], dict[str, Array]]:
-    """The function in a file that `gpvae export` wrote, jitted. Raises FileNotFoundError or ValueError."""
+    """The function (seed, x[B, *D]) in a file that `gpvae export` wrote, jitted; the seed is any integer.
+
+    Raises FileNotFoundError or ValueError.
+    """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no exported program {path}; write one with gpvae export RUN --out {path}.")
@@ -58,4 +62,9 @@ def load_inference(path: str | Path) -> Callable[[Any, Any], dict[str, Array]]:
         program = export.deserialize(bytearray(path.read_bytes()))
     except Exception as error:  # what a wrong file makes the reader raise depends on its bytes
         raise ValueError(f"{path} is not a program that gpvae export wrote, or it was cut short.") from error
-    return jax.jit(program.call)
+
+    @jax.jit
+    def infer(seed: Any, x: Any) -> dict[str, Array]:
+        return program.call(jnp.asarray(seed).astype(jnp.uint32), x)
+
+    return infer

@@ -12,6 +12,16 @@ import jax
 PACKAGES = ("gpvae-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
 
 
+def float32_products() -> None:
+    """Multiply float32 matrices as float32, unless JAX_DEFAULT_MATMUL_PRECISION says otherwise.
+
+    JAX's default on a GPU or TPU is a product of fewer bits, which moves the bounds of single images by a tenth of a
+    nat and more.
+    """
+    if "JAX_DEFAULT_MATMUL_PRECISION" not in os.environ:
+        jax.config.update("jax_default_matmul_precision", "float32")
+
+
 def environment() -> dict[str, Any]:
     """Package versions, Python, processor, device, XLA's flags and precision, and a git checkout's commit."""
     git = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]

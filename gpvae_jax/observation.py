@@ -53,14 +53,26 @@ def observe(dataset: Dataset, binarization: str, seed: int) -> tuple[Dataset, Ob
 
     Raises ValueError on an unknown binarisation, or where grey values to draw from are not in [0, 1].
     """
-    if binarization not in BINARIZATIONS:
-        raise ValueError(unknown("binarization", binarization, BINARIZATIONS))
     check_seed(binarization_seed=seed)
-    levels = dataset.levels
+    levels, functions = dataset.levels, observation(dataset.levels, binarization)
     if binarization == "none":
-        return dataset, scaled(levels)
+        return dataset, functions
     if levels is None:
         _check_grey(dataset, binarization)
+    rng = np.random.default_rng(seed)
+    validation, test = (_draw_once(rng, part, levels) for part in (dataset.validation, dataset.test))
+    drawn = dataset._replace(validation=validation, test=test)
+    if binarization == "static":
+        drawn = drawn._replace(levels=2, train=_draw_once(rng, dataset.train, levels))
+    return drawn, functions
+
+
+def observation(levels: int | None, binarization: str) -> Observation:
+    """The functions alone, for images given in so many grey levels. Raises ValueError on an unknown binarisation."""
+    if binarization not in BINARIZATIONS:
+        raise ValueError(unknown("binarization", binarization, BINARIZATIONS))
+    if binarization == "none":
+        return scaled(levels)
 
     def draw(key: PRNGKeyArray, raw: Array) -> Float[Array, "B *D"]:
         # 16 random bits a pixel and not 32, a tenth of a small network's training step: P(x = 1) is the grey value
@@ -69,13 +81,8 @@ def observe(dataset: Dataset, binarization: str, seed: int) -> tuple[Dataset, Ob
         bits = jax.random.bits(key, raw.shape, jnp.uint16).astype(grey.dtype)
         return (bits < grey * 2**16).astype(grey.dtype)
 
-    rng = np.random.default_rng(seed)
-    validation, test = (_draw_once(rng, part, levels) for part in (dataset.validation, dataset.test))
-    drawn = dataset._replace(validation=validation, test=test)
-    if binarization == "static":
-        drawn = drawn._replace(levels=2, train=_draw_once(rng, dataset.train, levels))
-        return drawn, scaled(2)._replace(prepare=draw)
-    return drawn, scaled(2)._replace(train=draw, prepare=draw)
+    drawn_once = scaled(2)
+    return Observation(draw if binarization == "dynamic" else drawn_once.train, drawn_once.evaluate, draw)
 
 
 def _check_grey(dataset: Dataset, binarization: str) -> None:

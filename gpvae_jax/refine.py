@@ -90,5 +90,6 @@ def with_settings(run: Run, changes: Mapping[str, Any]) -> Run:
     config = run.setup.config
     own = (item for item in config.settings if item.partition("=")[0] not in changes)
     wanted = dataclasses.replace(config, settings=(*own, *(f"{name}={value}" for name, value in changes.items())))
-    _, method = build_model_and_method(wanted, run.setup.likelihood, run.setup.data)
+    train = run.setup.data.train
+    _, method = build_model_and_method(wanted, run.setup.likelihood, train.shape[1:], len(train))
     return run._replace(setup=run.setup._replace(config=wanted, method=method))

@@ -18,14 +18,15 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from gpvae_jax import checkpoint, config, train
-from gpvae_jax.build import Setup, build, check_used
+from gpvae_jax.build import Setup, build, build_likelihood, build_model_and_method, check_used, num_training
 from gpvae_jax.data import Dataset, load
 from gpvae_jax.data.dataset import checksum
 from gpvae_jax.environment import environment
 from gpvae_jax.files import plain, read_json, write_json, write_text
 from gpvae_jax.gp.closed_form import closed_form
 from gpvae_jax.keys import beyond_base
-from gpvae_jax.types import Params
+from gpvae_jax.observation import observation
+from gpvae_jax.types import InferenceMethod, LatentModel, Params
 from gpvae_jax.warm_start import warm_start
 
 
@@ -47,11 +48,8 @@ def open_run(folder: str | Path, data: Dataset | None = None) -> Run:
     data: the data set, loaded again where it is not given. It must be, bit for bit, the one the run was trained on.
     """
     folder = Path(folder)
-    path = folder / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder} is not a run folder: it holds no config.json; give the folder of a run.")
-    settings, _ = config.read(path)
-    recorded = _recorded_checksum(path)
+    settings, about = _recorded(folder)
+    recorded = about["checksum"]
     data = load_data(settings) if data is None else data
     if data.checksum != recorded:
         raise ValueError(
@@ -61,12 +59,48 @@ def open_run(folder: str | Path, data: Dataset | None = None) -> Run:
     return Run(folder, build(settings, data))
 
 
+class Trained(NamedTuple):
+    """What a run has learned, and how to use it on images of one's own; all functions are pure."""
+
+    config: config.Config
+    model: LatentModel
+    method: InferenceMethod
+    params: tuple[Params, ...]  # the best parameters, of each seed
+    prepare: Callable[[PRNGKeyArray, jax.Array], jax.Array]  # (key, raw[B, *D]) -> x[B, *D], as `Observation.prepare`
+    levels: int | None  # grey levels of the data it was trained on, which raw has to have; None: real values
+
+
+def open_trained(folder: str | Path) -> Trained:
+    """The model, method and parameters of a trained run, without its data set: config.json and best/ are enough.
+
+    Raises FileNotFoundError or ValueError, one sentence, where the folder holds no trained run.
+    """
+    folder = Path(folder)
+    settings, about = _recorded(folder)
+    shape, counts, levels = tuple(about["shape"]), about["split"]["counts"], about["levels"]
+    model, method = build_model_and_method(
+        settings,
+        build_likelihood(settings.model.likelihood, levels),
+        shape,
+        num_training(settings, counts["train"], counts["validation"]),
+    )
+    seeds = settings.train.num_seeds
+
+    def init(key: PRNGKeyArray) -> Params:
+        return method.init(key, jnp.zeros((1, *shape)))
+
+    key = jax.random.key(0)
+    like = jax.eval_shape(init if seeds is None else lambda k: jax.vmap(init)(jax.random.split(k, seeds)), key)
+    params = tuple(_unstacked(_best(folder, like, settings.train.epochs), seeds))
+    functions = observation(levels, str(settings.data.binarization))
+    return Trained(settings, model, method, params, functions.prepare, levels)
+
+
 def _start_of(settings: config.Config, data: Dataset) -> Run:
     """The run that another starts from, which has its data set or one of its own."""
     folder = Path(str(settings.train.start_from))
-    path = folder / "config.json"
-    same = path.is_file() and _recorded_checksum(path) == data.checksum
-    return open_run(folder, data if same else None)
+    _, about = _recorded(folder)
+    return open_run(folder, data if about["checksum"] == data.checksum else None)
 
 
 def _first_loss(setup: Setup, key: PRNGKeyArray, raw: jax.Array) -> jax.Array:
@@ -74,11 +108,16 @@ def _first_loss(setup: Setup, key: PRNGKeyArray, raw: jax.Array) -> jax.Array:
     return setup.method.loss(setup.method.init(key, x), key, x)[0]
 
 
-def _recorded_checksum(path: Path) -> str:
-    try:
-        return str(read_json(path)["data"]["checksum"])
-    except (KeyError, TypeError):
-        raise ValueError(f"{path} does not say which data it was trained on, so it is no run's; train anew.") from None
+def _recorded(folder: Path) -> tuple[config.Config, dict[str, Any]]:
+    """A run's settings and what is recorded of its data."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} is not a run folder: it holds no config.json; give the folder of a run.")
+    settings, _ = config.read(path)
+    about = read_json(path).get("data")
+    if not isinstance(about, dict) or "checksum" not in about:
+        raise ValueError(f"{path} does not say which data it was trained on, so it is no run's; train anew.")
+    return settings, about
 
 
 def create(folder: str | Path, settings: config.Config, data: Dataset | None = None) -> Run:
@@ -242,9 +281,12 @@ def best_params(run: Run) -> Params:
 
     Raises UntrainedError where a seed has none, FileNotFoundError and ValueError as `checkpoint.restore`.
     """
-    folder = run.trained or run.folder
-    epoch, params = checkpoint.restore(folder / "best", _abstract_state(run).best)
-    if run.setup.config.train.epochs:
+    return _best(run.trained or run.folder, _abstract_state(run).best, run.setup.config.train.epochs)
+
+
+def _best(folder: Path, like: Params, asked: int) -> Params:
+    epoch, params = checkpoint.restore(folder / "best", like)
+    if asked:  # without epochs a run has what it started from, on purpose
         epochs = history(folder, epoch)
         best = np.atleast_1d(epochs[-1]["best_epoch"] if epochs else 0)
         if not np.all(best):
@@ -262,7 +304,10 @@ def parameters_checksum(params: Params) -> str:
 
 def by_seed(run: Run, params: Params) -> list[Params]:
     """The parameters of each seed of a run, unstacked."""
-    seeds = run.setup.config.train.num_seeds
+    return _unstacked(params, run.setup.config.train.num_seeds)
+
+
+def _unstacked(params: Params, seeds: int | None) -> list[Params]:
     return [params] if seeds is None else [jax.tree.map(lambda p, r=r: p[r], params) for r in range(seeds)]
 
 

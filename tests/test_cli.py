@@ -163,6 +163,7 @@ def test_list_names_every_method_and_its_settings(
         (["train", "--config", "nowhere.json"], "no configuration file nowhere.json"),
         (["evaluate", "nowhere"], "nowhere is not a run folder"),
         (["sample", "nowhere"], "nowhere is not a run folder"),
+        (["export", "nowhere"], "nowhere is not a run folder"),
         (["train", "--learning-rate", "-1"], "learning_rate must be above 0, got -1.0"),
         (["compare", "--methods", "vae", "vae=iaf"], "named once, but 'vae' comes twice"),
         (["compare", "--methods", "vae:train.epoch=3"], "did you mean 'train.epochs'?"),

@@ -37,7 +37,7 @@ def test_the_program_is_the_jitted_posterior(name, tmp_path):
         return q.sample_and_log_prob(key_z, 2)
 
     for x in (X, X[:1], np.concatenate([X, X])):
-        out, (z, log_q) = infer(np.uint32(7), x), expected(params, x)
+        out, (z, log_q) = infer(7, x), expected(params, x)
         np.testing.assert_allclose(out["z"], z, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(out["log_q"], log_q, rtol=1e-4, atol=1e-4)
     assert set(out) == {"z", "log_q"} | ({"mean", "variance"} if name != "iaf" else set())
@@ -48,7 +48,9 @@ def test_a_run_is_exported_and_runs_with_jax_alone(tmp_path, capsys):
     small = ["--hidden", "8", "--latent-dim", "2", "--epochs", "1", "--num-seeds", "2"]
     assert cli.main(["train", *small, "--out", str(run)]) == 0
     assert cli.main(["export", str(run), "--member", "1", "--num-samples", "4"]) == 0
-    assert "8×8×1" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "8×8×1" in told
+    assert "x is grey level / 16, then drawn as 0 or 1 with that chance." in told
     arguments = [sys.executable, "-c", ALONE, str(run / "inference.jaxexport")]
     alone = subprocess.run(arguments, capture_output=True, text=True, check=True)
     assert alone.stdout.split(") (")[0] == "(4, 3, 2"

@@ -131,6 +131,31 @@ def test_one_seed_without_trained_parameters_is_named(tmp_path: Path) -> None:
         runs.best_params(run)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"method": "vae", "train": {"num_seeds": 2}},
+        {"method": "gpvae", "train": {"examples": "held_out"}, "settings": ("weight_posterior=full",)},
+        {"method": "vae", "model": {"capacity": "iaf,width=16"}, "data": {"train_examples": 24}},
+        {"method": "vae", "model": {"likelihood": "discretized_logistic"}},
+    ],
+    ids=["seeds", "held out", "capacity", "levels"],
+)
+def test_a_trained_run_is_used_without_its_data(tmp_path: Path, changes: dict) -> None:
+    changes["train"] = {"epochs": 1, "batch_size": 4} | changes.get("train", {})
+    run = train(tmp_path, **changes)
+    trained = runs.open_trained(str(tmp_path))
+    chex.assert_trees_all_equal(list(trained.params), params_by_seed(run))
+    x, key = run.setup.observation.evaluate(DATA.test), jax.random.key(0)
+    for params in trained.params:
+        ours, theirs = (method.loss(params, key, x)[0] for method in (trained.method, run.setup.method))
+        assert ours == theirs  # the whole method, the size of the training set in its loss included
+    assert trained.levels == DATA.levels
+    raw = jax.numpy.asarray(DATA.train)
+    prepared, expected = trained.prepare(key, raw), run.setup.observation.prepare(key, raw)
+    np.testing.assert_array_equal(prepared, expected)
+
+
 def test_a_kill_between_the_two_checkpoints_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     training = {"epochs": 4, "batch_size": 8}
     whole = train(tmp_path / "whole", train=training)

@@ -12,6 +12,7 @@ from gpvae_jax.commands.comparing import compare_command, finish_run, train_run
 from gpvae_jax.commands.evaluating import evaluate_command
 from gpvae_jax.commands.showing import export_command, list_command, plot_command, sample_command, save_figure
 from gpvae_jax.commands.training import train_command, train_with_bar
+from gpvae_jax.environment import float32_products
 
 __all__ = ["finish_run", "prepare_jax", "run", "save_figure", "train_run", "train_with_bar"]
 
@@ -32,14 +33,8 @@ def run(command: Any) -> None:
 
 
 def prepare_jax() -> None:
-    """Keep compiled programs between processes, and multiply float32 matrices as float32.
-
-    Not where the environment says otherwise: JAX_COMPILATION_CACHE_DIR, JAX_DEFAULT_MATMUL_PRECISION.
-    JAX's default on a GPU or TPU is a product of fewer bits, which moves the bounds of single images by a tenth of a
-    nat and more.
-    """
-    if "JAX_DEFAULT_MATMUL_PRECISION" not in os.environ:
-        jax.config.update("jax_default_matmul_precision", "float32")
+    """`float32_products`, and compiled programs kept between processes, unless JAX_COMPILATION_CACHE_DIR says where."""
+    float32_products()
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(Path("~/.cache/gpvae_jax/xla").expanduser()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -1,6 +1,7 @@
 """`gpvae sample`, `plot`, `export` and `list`: what there is, and what a finished run can give."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from gpvae_jax.methods import METHODS
 from gpvae_jax.observation import BINARIZATIONS
 from gpvae_jax.progress import say
 from gpvae_jax.report import png
+from gpvae_jax.types import Params
 
 
 def sample_command(command: cli.Sample) -> None:
@@ -27,15 +29,22 @@ def sample_command(command: cli.Sample) -> None:
     if command.count < 1:
         raise ValueError(f"--count must be at least 1, got {command.count}.")
     check_seed(**{"--seed": command.seed})
-    run = runs.open_run(command.run)
-    params = params_by_seed(run)[0]
+    trained = runs.open_trained(command.run)
+    theta = _member(trained.params, command.member).model
     out = command.out or command.run
     out.mkdir(parents=True, exist_ok=True)
-    z, x = run.setup.model.sample(params.model, jax.random.key(command.seed), command.count)
-    mean = np.asarray(run.setup.model.mean(params.model, z))
+    z, x = trained.model.sample(theta, jax.random.key(command.seed), command.count)
+    mean = np.asarray(trained.model.mean(theta, z))
     write_npz(out / "samples.npz", {"z": np.asarray(z), "x": np.asarray(x), "mean": mean})
     save_figure(plots.images_grid(mean, columns=math.ceil(math.sqrt(command.count))), out / "samples.png")
     say(f"{command.count} samples: {out / 'samples.png'} (means), {out / 'samples.npz'} (z, x and mean)")
+
+
+def _member(each: Sequence[Params], number: int) -> Params:
+    """The parameters of one seed of a run."""
+    if not 0 <= number < len(each):
+        raise ValueError(f"--member must be from 0 to {len(each) - 1}, the run's seeds, got {number}.")
+    return each[number]
 
 
 POSTERIORS = 6  # test examples whose posteriors are drawn
@@ -46,7 +55,7 @@ def plot_command(command: cli.Plot) -> None:
     run = runs.open_run(command.run)
     out = command.out or command.run
     out.mkdir(parents=True, exist_ok=True)
-    name, params = run.setup.config.method, params_by_seed(run)[0]
+    name, params = run.setup.config.method, _member(params_by_seed(run), command.member)
     x = compare.test_images(run)
     figures = {
         "learning_curve.png": plots.learning_curves({name: runs.history(command.run)}),
@@ -63,16 +72,16 @@ def plot_command(command: cli.Plot) -> None:
 
 def export_command(command: cli.Export) -> None:
     """Write a run's inference as a program of its own."""
-    run = runs.open_run(command.run)
-    each = params_by_seed(run)
-    if not 0 <= command.member < len(each):
-        raise ValueError(f"--member must be from 0 to {len(each) - 1}, the run's seeds, got {command.member}.")
-    setup, out = run.setup, command.out or command.run / "inference.jaxexport"
-    content = export_inference(setup.method, setup.model, each[command.member], num_samples=command.num_samples)
+    trained = runs.open_trained(command.run)
+    params, out = _member(trained.params, command.member), command.out or command.run / "inference.jaxexport"
+    content = export_inference(trained.method, trained.model, params, num_samples=command.num_samples)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(out, content)
-    size, shape = len(content) / 2**20, "×".join(map(str, setup.model.data_shape))
+    size, shape = len(content) / 2**20, "×".join(map(str, trained.model.data_shape))
     say(f"{out}: {size:.1f} MiB, takes a seed (uint32) and x of shape B×{shape} (float32), for {', '.join(PLATFORMS)}")
+    grey = "as the data are" if trained.levels is None else f"grey level / {trained.levels - 1}"
+    drawn = "" if trained.config.data.binarization == "none" else ", then drawn as 0 or 1 with that chance"
+    say(f"x is {grey}{drawn}.")
     say(f"Load it with jax.export.deserialize, or gpvae_jax.deploy.load_inference({str(out)!r}).")
 
 
