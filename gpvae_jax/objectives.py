@@ -88,7 +88,7 @@ def iwae_trained(
     2016).
 
     method: any whose posterior gives samples and log-densities; its own loss, with whatever terms it may have
-    beside the ELBO, is replaced (`gpvae.with_weight_kl` gives a GPVAE's back). num_samples: K; K = 1 is the ELBO
+    beside the ELBO, is replaced (`methods.with_weight_kl` gives a GPVAE's back). num_samples: K; K = 1 is the ELBO
     with a sampled KL. Of a mixture K draws of every component, weighted by α_m
     (`mixtures.bounds.importance_weighted`). doubly_reparameterized: the gradient of Tucker et al. (2019) for the
     posterior's parameters, whose signal does not vanish as K grows; the posterior must then offer `log_prob` and be

@@ -41,8 +41,8 @@ def refined(run: Run, name: str, steps: int | None = None, settings: Sequence[st
     """The run with its posterior refined by "newton", "savi" or "svi"; its results get a folder of their own.
 
     The run's method is the base, its parameters are used as they are; of a GPVAE the base is the Gaussian with the
-    marginal's moments (`gpvae.as_gaussian`); with use_gp_prior=true the variance of its mean error is "newton"'s trust
-    region.
+    marginal's moments (`methods.as_gaussian`); with use_gp_prior=true the variance of its mean error is "newton"'s
+    trust region.
     settings: the refining method's own, as name=value. Raises ValueError on an unknown name or setting, and where a
     setting needs training; in use, where the base's posterior is no diagonal Gaussian.
     """

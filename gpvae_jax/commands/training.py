@@ -87,7 +87,7 @@ def _tensorboard(folder: Path) -> Callable[[train.Record], None]:
         raise ModuleNotFoundError(
             "TensorBoard files need the package tensorboardX: pip install 'gpvae-jax[tensorboard]'."
         ) from error
-    writers = []
+    writers: list[Any] = []
 
     def write(record: train.Record) -> None:
         if not writers:  # at the first epoch: it makes the folder

@@ -23,7 +23,8 @@ def householder(model: LatentModel, encoder: Network, *, steps: int = 4, num_sam
 
     The posterior is a Gaussian whose covariance is the base's, rotated, and its KL to N(0, I) is the base's, which
     the loss takes in closed form. steps: T; 0 is the vae. num_samples: draws of z for the loss.
-    φ is that of `vae`, {"encoder", "head"}, and "first" and "next", the Dense layers.
+    φ is that of `vae`, {"encoder", "head"}, and "first" and "next", the Dense layers. Raises ValueError on a setting
+    out of range.
     """
     check_at_least(0, steps=steps)
     check_at_least(1, num_samples=num_samples)

@@ -35,7 +35,8 @@ def iaf(
     The encoder's features h are the context of every step; the order of the latents is reversed between steps.
     steps: T; 0 is the vae with a sampled KL. width, layers: hidden units and layers of each MADE. gate_bias: b;
     positive, so that a new flow keeps most of z. num_samples: draws of z for the loss.
-    φ is that of `vae`, {"encoder", "head"}, and "flow", whose leaves lead with the step axis [T, …].
+    φ is that of `vae`, {"encoder", "head"}, and "flow", whose leaves lead with the step axis [T, …]. Raises ValueError
+    on a setting out of range.
     """
     check_at_least(0, steps=steps)
     check_at_least(1, num_samples=num_samples)

@@ -15,7 +15,7 @@ def iwae(
 ) -> InferenceMethod:
     """`objectives.iwae_trained` of a method, `vae` by default: its posterior and its φ, the K-sample bound as loss.
 
-    num_samples: K; doubly_reparameterized: the gradient of Tucker et al. (2019).
+    num_samples: K; doubly_reparameterized: the gradient of Tucker et al. (2019). Raises ValueError where K is below 1.
     """
     base = vae(model, encoder) if base is None else base
     return iwae_trained(base, model, num_samples=num_samples, doubly_reparameterized=doubly_reparameterized)

@@ -53,7 +53,7 @@ def newton(
     """K steps μ ← μ + η (Λ + P)⁻¹ (∇ log p(x, μ) − P (μ − μ₀)) from the base's mean μ₀; trained through them
     (eq. 3.1, derived).
 
-    base: any method whose posterior is a `DiagonalGaussian`, `vae` by default. With a GPVAE (`gpvae.as_gaussian`) and
+    base: any method whose posterior is a `DiagonalGaussian`, `vae` by default. With a GPVAE (`methods.as_gaussian`) and
       use_gp_prior, 1/P is the variance of its mean error: the amortized answer's own uncertainty is the trust
       region. Otherwise P = 0, which wins more but for steps that overshoot (docs/closing_the_gap.md).
     curvature: Λ⁻¹ is, from cheap to exact,

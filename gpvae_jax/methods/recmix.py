@@ -139,7 +139,8 @@ def growth(
 
     initialization: the new component starts at "perturbed", component 0 plus noise of `perturbation` times each
     parameter array's standard deviation, or "fresh", the base method's own initialisation (derived). Its ε starts
-    at initial_epsilon (0: at 1/(m + 1), as for `recmix`), which scales every earlier weight by 1 − ε.
+    at initial_epsilon (0: at 1/(m + 1), as for `recmix`), which scales every earlier weight by 1 − ε. Raises ValueError
+    on an unknown initialisation, and in use as `recmix`.
     """
     if initialization not in INITIALIZATIONS:
         raise ValueError(unknown("initialization", initialization, INITIALIZATIONS))

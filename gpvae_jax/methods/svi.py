@@ -40,7 +40,7 @@ def svi(
     "full", in which the search starts at the Gaussian of the base's mean and variances, or covariance. max_steps,
     inner_samples, and Adam with learning_rate: see `per_example.optimize`; max_steps = 0 is the base, or its moments in
     the family. No gradient passes through the optimisation. Cost: inner_samples decoder gradients per
-    step, thousands per example.
+    step, thousands per example. Raises ValueError on a setting out of range and in use over a base that is no Gaussian.
     """
     if family not in FAMILIES:
         raise ValueError(unknown("family", family, FAMILIES))

@@ -39,6 +39,7 @@ def vlae(
 
     Trained through the steps, by the exact gradient. Cost: (T + 1) Jacobians of Z decoder tangents each, so about
     2 (T + 1) Z decoder passes per example to infer, and about three times that to train: an order above SAVI.
+    Raises ValueError on a setting out of range, a base with another posterior and a prior that is not N(0, I).
     """
     check_at_least(0, steps=steps, halvings=halvings)
     check_at_least(1, num_samples=num_samples)
