@@ -24,7 +24,9 @@ def latent_model(decoder: Network, likelihood: Likelihood, data_shape: tuple[int
 
     def init(key: PRNGKeyArray, x: Float[Array, "N *D"]) -> PyTree:
         theta = {"decoder": decoder.init(key), "likelihood": likelihood.init(x)}
-        made = jax.eval_shape(mean, theta, jax.ShapeDtypeStruct((1, *decoder.in_shape), x.dtype)).shape[1:]
+        made = jax.eval_shape(mean, theta, jax.ShapeDtypeStruct((1, *decoder.in_shape), jnp.result_type(float))).shape[
+            1:
+        ]
         if not x.shape[1:] == data_shape == made:
             raise ValueError(
                 f"The decoder makes examples of shape {made}, but the data have shape {x.shape[1:]}; build it with the "
