@@ -49,6 +49,8 @@ class Generalisation:
     images: int = 100
     steps: tuple[int, ...] = ()
     """Where a run's method takes steps, take so many in place of its own as well: a row each."""
+    output_ranks: tuple[int, ...] = ()
+    """And those steps with gradients from so many directions of the decoder's output, of newton: a row each."""
     gauss_newton: tuple[int, ...] = ()
     """Take so many Gauss–Newton steps, halved where that is better, from the first run's posterior: a row each."""
     name: str | None = None
@@ -69,6 +71,10 @@ def main(command: Generalisation) -> None:
     for run, steps in itertools.product(others, command.steps):
         if run.setup.config.method in STEPPING:
             rows[f"{run.folder.name}, {steps} at test time"] = with_steps(run, steps)
+    for run, steps, rank in itertools.product(others, command.steps, command.output_ranks):
+        if run.setup.config.method == "newton":
+            title = f"{run.folder.name}, {steps} at test time, {rank} output directions"
+            rows[title] = with_steps(run, steps, rank)
     for steps in command.gauss_newton:
         settings = ("covariance=full", "inner_samples=0")
         rows[f"{base.folder.name}, {steps} Gauss–Newton"] = refined(base, "newton", steps, settings)

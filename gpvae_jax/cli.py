@@ -54,6 +54,9 @@ class Evaluate:
     steps: int | None = None
     """Steps of that refinement (default: the method's own); without one, of a run of newton, savi, iterative or vlae,
     in place of those it was trained with."""
+    output_rank: int | None = None
+    """Of a run of newton with a Gaussian likelihood, take the steps' gradients from so many directions of the decoder's
+    output: from 100, say, two steps for the price of one."""
     refine_settings: tuple[str, ...] = ()
     """The refining method's other settings as name=value, e.g. covariance=full (see `gpvae list`)."""
     estimators: tuple[str, ...] = ("iwae",)

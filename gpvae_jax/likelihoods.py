@@ -22,7 +22,7 @@ class Likelihood(NamedTuple):
     """p(x|output) of one example.
 
     `init(x[N, *D])` returns the likelihood's own parameters, a dict; `check(x)` runs on the host and raises
-    ValueError where data lie outside the support.
+    ValueError where data lie outside the support. `isotropic`: log p depends on ‖x − output‖ alone.
     """
 
     name: str
@@ -31,6 +31,7 @@ class Likelihood(NamedTuple):
     mean: Callable[[PyTree, Array], Array]  # (params, output[*O]) -> E[x] [*D]
     sample: Callable[[PyTree, PRNGKeyArray, Array], Array]  # (params, key, output[*O]) -> x[*D]
     check: Callable[[np.ndarray], None]
+    isotropic: bool = False
 
 
 def bernoulli() -> Likelihood:
@@ -71,7 +72,7 @@ def gaussian() -> Likelihood:
         std = jnp.exp(0.5 * params["log_variance"])
         return output + std * jax.random.normal(key, output.shape, output.dtype)
 
-    return Likelihood("gaussian", init, log_prob, mean, sample, _check_finite)
+    return Likelihood("gaussian", init, log_prob, mean, sample, _check_finite, isotropic=True)
 
 
 def discretized_logistic(levels: int = 256) -> Likelihood:

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from gpvae_jax.likelihoods import Likelihood
 from gpvae_jax.posteriors import standard_normal_prior
+from gpvae_jax.reduced_outputs import reduced_outputs
 from gpvae_jax.types import LatentModel, Network
 
 
@@ -63,5 +64,6 @@ def latent_model(decoder: Network, likelihood: Likelihood, data_shape: tuple[int
         mean,
         data_shape=data_shape,
         latent_dim=decoder.in_shape[0],
+        reduced=reduced_outputs(decoder, likelihood) if data_shape == decoder.out_shape else None,
         check=likelihood.check,
     )

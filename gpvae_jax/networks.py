@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from gpvae_jax import convolution
 from gpvae_jax.checks import check_at_least
 from gpvae_jax.naming import unknown
-from gpvae_jax.types import Network
+from gpvae_jax.types import LastLayer, Network
 
 KERNEL_SIZE, STRIDE = 4, 2  # of every convolution, as in DCGAN
 
@@ -124,7 +124,16 @@ def mlp(
     if not hidden and out_shape is None:
         raise ValueError("mlp needs at least one hidden layer or an out_shape, got neither.")
     check_at_least(1, **{f"units of hidden layer {i}": units for i, units in enumerate(hidden, start=1)})
-    return from_nnx(lambda rngs: _MLP(in_shape, hidden, out_shape, _activation(activation), rngs), in_shape)
+    act = _activation(activation)
+    network = from_nnx(lambda rngs: _MLP(in_shape, hidden, out_shape, act, rngs), in_shape)
+    if out_shape is None:
+        return network
+    trunk = from_nnx(lambda rngs: _MLP(in_shape, hidden, None, act, rngs), in_shape)
+
+    def features(params: PyTree, x: Float[Array, "B *in"]) -> Float[Array, "B H"]:
+        return trunk.apply({"hidden": params["hidden"]} if hidden else {}, x)
+
+    return network._replace(last=LastLayer(features, lambda params: (params["out"]["kernel"], params["out"]["bias"])))
 
 
 def conv_encoder(

@@ -2,15 +2,18 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
-from gpvae_jax.build import build_encoder, build_model_and_method
+from gpvae_jax.build import BASE, build_encoder, build_model_and_method
 from gpvae_jax.compare import folder_name
+from gpvae_jax.methods import METHODS
 from gpvae_jax.methods.gpvae import as_gaussian
 from gpvae_jax.methods.newton import newton
 from gpvae_jax.methods.savi import savi
 from gpvae_jax.methods.svi import svi
 from gpvae_jax.naming import unknown
+from gpvae_jax.reduced_outputs import with_reduced_outputs
 from gpvae_jax.runs import Run
 from gpvae_jax.settings import parse_settings
 from gpvae_jax.types import InferenceMethod, Params
@@ -66,11 +69,12 @@ def refined(run: Run, name: str, steps: int | None = None, settings: Sequence[st
     return Run(run.folder / "refined" / label, setup._replace(method=method), run.folder)
 
 
-def with_steps(run: Run, steps: int) -> Run:
+def with_steps(run: Run, steps: int | None = None, output_rank: int | None = None) -> Run:
     """The run with another number of its method's own steps on the same parameters; results get their own folder.
 
-    What was trained through one step may well take more where the answer counts. Raises ValueError where the method
-    takes no steps, and on a number below 0.
+    What was trained through one step may well take more where the answer counts. output_rank: of newton's steps the
+    gradients from so many directions of the decoder's output (`reduced_outputs`). Raises ValueError where the method
+    takes no steps, on a number below 0, and where the run has no such gradients; in use on a rank out of range.
     """
     method = run.setup.config.method
     if method not in STEPPING:
@@ -78,8 +82,24 @@ def with_steps(run: Run, steps: int) -> Run:
             f"{run.folder} is a run of {method}, which takes no steps of its own ({', '.join(STEPPING)} do); "
             "name a refinement with --refine."
         )
-    changed = with_settings(run, {"steps": steps})
-    return changed._replace(folder=run.folder / "refined" / f"steps-{steps}", trained=run.folder)
+    changed = run if steps is None else with_settings(run, {"steps": steps})
+    words = [] if steps is None else [f"steps-{steps}"]
+    if output_rank is not None:
+        _check_reducible(run)
+        adapt = partial(with_reduced_outputs, run.setup.model, rank=output_rank)
+        changed = changed._replace(adapt=adapt)
+        words += [f"output-rank-{output_rank}"]
+    return changed._replace(folder=run.folder / "refined" / "-".join(words), trained=run.folder)
+
+
+def _check_reducible(run: Run) -> None:
+    config = run.setup.config
+    own = parse_settings(config.method, METHODS[config.method], (s for s in config.settings if not s.startswith(BASE)))
+    if config.method != "newton" or own.get("curvature", "lowrank") in ("gauss_newton", "hessian"):
+        raise ValueError(
+            f"{run.folder} is no run of newton with a curvature of the encoder's, whose gradients can be taken from a "
+            "few output directions; leave --output-rank out."
+        )
 
 
 def with_settings(run: Run, changes: Mapping[str, Any]) -> Run:

@@ -40,6 +40,7 @@ class Run(NamedTuple):
     folder: Path
     setup: Setup
     trained: Path | None = None  # the run whose parameters it has, where they are not its own
+    adapt: Callable[[Params], Params] = lambda params: params  # from those trained, [R, …] of R seeds, to those used
 
 
 def open_run(folder: str | Path, data: Dataset | None = None) -> Run:
@@ -281,7 +282,7 @@ def best_params(run: Run) -> Params:
 
     Raises UntrainedError where a seed has none, FileNotFoundError and ValueError as `checkpoint.restore`.
     """
-    return _best(run.trained or run.folder, _abstract_state(run).best, run.setup.config.train.epochs)
+    return run.adapt(_best(run.trained or run.folder, _abstract_state(run).best, run.setup.config.train.epochs))
 
 
 def _best(folder: Path, like: Params, asked: int) -> Params:

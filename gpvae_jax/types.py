@@ -1,7 +1,8 @@
 """The few types everything else leans on.
 
 Axes, everywhere in the library: `x[B, *D]` data, `z[S, B, Z]` latents; S samples, B batch, Z latent
-dimensions, M mixture components, F features, N training items. Log-probabilities are in nats.
+dimensions, M mixture components, F features, N training items. Log-probabilities are in nats. Equations:
+docs/mathematics.md.
 """
 
 from collections.abc import Callable
@@ -21,6 +22,13 @@ class Params(NamedTuple):
     inference: PyTree  # φ
 
 
+class LastLayer(NamedTuple):
+    """How a network ends: out = features(params, x) W + b, flattened."""
+
+    features: Callable[[PyTree, Array], Array]  # (params, x[B, *in_shape]) -> h[B, H]
+    weights: Callable[[PyTree], tuple[Array, Array]]  # params -> W[H, O], b[O]
+
+
 class Network(NamedTuple):
     """A neural network as a pair of pure functions with its shapes.
 
@@ -32,6 +40,17 @@ class Network(NamedTuple):
     apply: Callable[[PyTree, Array], Array]
     in_shape: tuple[int, ...]
     out_shape: tuple[int, ...]
+    last: LastLayer | None = None  # where it ends in an affine layer and says so
+
+
+class ReducedOutputs(NamedTuple):
+    """log p_θ(x|z) from a few directions of the decoder's output, which its gradient in z needs at a fraction of the
+    price (eq. 3.13, derived). `reduced` is what follows from θ, made once for trained parameters.
+    """
+
+    prepare: Callable[[PyTree, int], PyTree]  # (θ, rank R) -> reduced, on the host; θ may lead with seeds
+    observe: Callable[[PyTree, Array], Array]  # (reduced, x[B, *D]) -> c[B, R], once per input
+    log_likelihood: Callable[[PyTree, PyTree, Array, Array], Array]  # (θ, reduced, c[B, R], z[S, B, Z]) -> [S, B]
 
 
 class LatentModel(NamedTuple):
@@ -47,6 +66,7 @@ class LatentModel(NamedTuple):
     mean: Callable[[PyTree, Array], Array]  # E[x|z]: (θ, z[B, Z]) -> [B, *D]
     data_shape: tuple[int, ...]
     latent_dim: int
+    reduced: ReducedOutputs | None = None  # where the likelihood and the decoder allow it
     check: Callable[[np.ndarray], None] = lambda x: None  # on the host: ValueError where x[N, *D] is off the support
 
 

@@ -35,8 +35,8 @@ def evaluate_command(command: cli.Evaluate) -> None:
     describe(run)
     if command.refine is not None:
         run = refined(run, command.refine, command.steps, command.refine_settings)
-    elif command.steps is not None:
-        run = with_steps(run, command.steps)
+    elif command.steps is not None or command.output_rank is not None:
+        run = with_steps(run, command.steps, command.output_rank)
     path = run.folder / SPLITS[command.split]
     results = None if "iwae" in command.estimators else kept_results(run, command.split)
     results = results or _bounds(run, command)
@@ -78,6 +78,8 @@ def _check(command: cli.Evaluate) -> None:
         raise ValueError(f"uncertainty correlates at least 3 examples, got --slow-examples {command.slow_examples}.")
     check_seed(**{"--seed": command.seed})
     optional_memory(command.memory)
+    if command.refine is not None and command.output_rank is not None:
+        raise ValueError("--output-rank is of a run of newton's own steps, not of a refinement; leave one of them out.")
     if command.refine is None and command.refine_settings:
         raise ValueError("--refine-settings are of a refinement; name it with --refine.")
 

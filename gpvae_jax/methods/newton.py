@@ -7,6 +7,7 @@ Equations: docs/mathematics.md.
 """
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -79,7 +80,8 @@ def newton(
     first_order: ∇ log p, and a curvature made of its derivatives, count as constants; what is learned of the step is
       still trained through it. remat: recompute each step in the backward pass.
     φ = {"base", and "metric" and perhaps "features" for the learned curvatures}. With steps = 0 and covariance "base"
-    it is the base.
+    it is the base. Trained parameters may have "reduced" as well (`reduced_outputs.with_reduced_outputs`): the steps'
+    gradients are then those of a few directions of the decoder's output, for less than half the price.
     Cost per step: one decoder gradient, for "gauss_newton" Z tangents more, for halvings their decoder passes.
     Raises ValueError on a setting out of range.
     """
@@ -112,32 +114,24 @@ def newton(
         q, info = start_base.posterior(Params(params.model, params.inference["base"]), key, x)
         return require_diagonal(q, "newton"), info, None
 
-    def metric(
-        params: Params, q: DiagonalGaussian, psi: Array | None, z: Array, x: Array
-    ) -> tuple[Array, Preconditioner]:
-        """∇ log p(x, z) and Λ⁻¹ there."""
-        if curvature == "gauss_newton":
-            local = gauss_newton(model, params.model, x, z)
-            return local.gradient, Preconditioner(q.variance, precision=local.precision)
-        if curvature == "hessian":
-            slope, precision = hessian(model, params.model, x, z)  # any symmetric matrix: see `local`
-            return slope, Preconditioner(q.variance, precision=precision)
-        slope = jax.grad(lambda z: jnp.sum(_log_joint(model, params.model, x, z)))(z)
+    def amortized_metric(params: Params, q: DiagonalGaussian, psi: Array | None) -> Preconditioner:
+        """Λ⁻¹ of the encoder, wherever z is."""
         if psi is None:
-            return slope, Preconditioner(q.variance)
+            return Preconditioner(q.variance)
         # ψ comes scaled by 1/√F; the head is an ordinary affine layer on the features themselves
         out = head.apply(params.inference["metric"], psi * math.sqrt(encoding.width))
         out = out.reshape(-1, 1 + columns, latents)
         ratio = jnp.exp(jnp.clip(out[:, 0], -LARGEST_LOG_RATIO, LARGEST_LOG_RATIO))  # of s², finite at any input
-        variance = q.variance * ratio
         factor = jnp.swapaxes(out[:, 1:], 1, 2) * q.std[:, :, None] if columns else None
-        return slope, Preconditioner(variance, factor)
+        return Preconditioner(q.variance * ratio, factor)
 
     def posterior(params: Params, key: PRNGKeyArray, x: Float[Array, "B *D"]) -> tuple[AnyGaussian, Info]:
         key_base, key_draws = jax.random.split(key)
         q, base_info, psi = amortized(params, key_base, x)
         keys = jax.random.split(key_draws, steps + 1)
-        prior = None
+        exact = curvature in ("gauss_newton", "hessian")
+        amortized_here = None if exact else amortized_metric(params, q, psi)
+        log_joint, prior = _log_joint(model, params, x), None
         if use_gp_prior:
             if "mean_variance" not in base_info:
                 raise ValueError("use_gp_prior takes the variance of a gpvae's mean error, so it needs one as base.")
@@ -154,11 +148,21 @@ def newton(
         def draws(key: PRNGKeyArray) -> Float[Array, "S B Z"] | None:
             return paired_noise(key, inner_samples, q.mean) if inner_samples else None
 
+        def at(z: Float[Array, "B Z"]) -> tuple[Array, Preconditioner]:
+            """∇ log p(x, z) and Λ⁻¹ there."""
+            if amortized_here is not None:
+                return jax.grad(lambda z: jnp.sum(log_joint(z)))(z), amortized_here
+            if curvature == "gauss_newton":
+                found = gauss_newton(model, params.model, x, z)
+                return found.gradient, Preconditioner(q.variance, precision=found.precision)
+            slope, precision = hessian(model, params.model, x, z)  # any symmetric matrix: see `local`
+            return slope, Preconditioner(q.variance, precision=precision)
+
         def local(current: AnyGaussian, noise: Array | None) -> tuple[Array, Preconditioner]:
             if noise is None:
-                slope, here = metric(params, q, psi, current.mean, x)
+                slope, here = at(current.mean)
             else:
-                each = jax.vmap(lambda z: metric(params, q, psi, z, x))(place(current, noise))
+                each = jax.vmap(at)(place(current, noise))
                 slope, here = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), each)
             if curvature == "hessian":  # after the mean over draws, of which only that has to be positive
                 here = here._replace(precision=positive(here.precision))
@@ -200,8 +204,13 @@ def newton(
     return InferenceMethod(init, posterior, analytic_objective(model, posterior, num_samples))
 
 
-def _log_joint(model: LatentModel, theta: PyTree, x: Array, z: Float[Array, "B Z"]) -> Float[Array, " B"]:
-    return model.log_likelihood(theta, x, z[None])[0] + model.log_prior(theta, z)
+def _log_joint(model: LatentModel, params: Params, x: Array) -> Callable[[Float[Array, "B Z"]], Float[Array, " B"]]:
+    """log p(x, z) of z, whose gradient a step follows; up to a constant where the outputs are reduced."""
+    theta, reduced = params.model, params.inference.get("reduced")
+    if reduced is None or model.reduced is None:
+        return lambda z: model.log_likelihood(theta, x, z[None])[0] + model.log_prior(theta, z)
+    log_likelihood, c = model.reduced.log_likelihood, model.reduced.observe(reduced, x)
+    return lambda z: log_likelihood(theta, reduced, c, z[None])[0] + model.log_prior(theta, z)
 
 
 def _times(prior: Float[Array, "B Z"], move: Float[Array, "B Z"]) -> Float[Array, "B Z"]:
