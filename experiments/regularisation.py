@@ -29,12 +29,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import tyro
-from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from experiments.command_line import command_line
 from experiments.elbos import open_paired
 from experiments.generalisation import keep, measure
+from gpvae_jax.augmentation import affine
 from gpvae_jax.build import Setup, build_encoder, build_method, build_trainer
 from gpvae_jax.commands import prepare_jax
 from gpvae_jax.commands.training import train_with_bar
@@ -44,7 +44,6 @@ from gpvae_jax.types import Metrics, Network, Params
 
 RESULTS = Path(__file__).parent / "results"
 DECAY, DROPPED, NOISE = 0.1, 0.2, 0.1
-TURN, SCALE, SHEAR, SHIFT = 0.26, 0.12, 0.2, 1.5  # of a distortion: radians, of the logarithm, a ratio, pixels
 EXACT = {"curvature": "gauss_newton", "step_size": 1.0, "halvings": 3}
 
 
@@ -124,24 +123,8 @@ def own_samples(setup: Setup, theta: PyTree, key: PRNGKeyArray, x: Float[Array, 
 
 
 def distorted(setup: Setup, theta: PyTree, key: PRNGKeyArray, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
-    """Every image turned, scaled, sheared and shifted at random, by bilinear interpolation."""
-    batch, height, width, _ = x.shape
-    keys = jax.random.split(key, 4)
-    angle, shear = (s * jax.random.normal(k, (batch,)) for s, k in ((TURN, keys[0]), (SHEAR, keys[1])))
-    scale, shift = (s * jax.random.normal(k, (batch, 2)) for s, k in ((SCALE, keys[2]), (SHIFT, keys[3])))
-    one, zero = jnp.ones_like(angle), jnp.zeros_like(angle)
-    turn = jnp.stack([jnp.cos(angle), -jnp.sin(angle), jnp.sin(angle), jnp.cos(angle)], axis=-1).reshape(-1, 2, 2)
-    slant = jnp.stack([one, shear, zero, one], axis=-1).reshape(-1, 2, 2)
-    centre = jnp.asarray([(height - 1) / 2, (width - 1) / 2], x.dtype)
-    places = jnp.moveaxis(jnp.indices((height, width), x.dtype), 0, -1) - centre[None, None]
-    sources = jnp.einsum("bij,bjk,bk,hwk->bihw", turn, slant, jnp.exp(scale), places)
-    sources = sources + (shift + centre[None])[:, :, None, None]
-
-    def one_channel(image: Float[Array, "H W"], source: Float[Array, "2 H W"]) -> Float[Array, "H W"]:
-        return map_coordinates(image, list(source), order=1, mode="constant")
-
-    over_channels = jax.vmap(one_channel, in_axes=(-1, None), out_axes=-1)
-    return jax.vmap(over_channels)(x, sources)
+    """`augmentation.affine`."""
+    return affine(key, x)
 
 
 def _with_loss(setup: Setup, loss: Callable[..., Any]) -> Setup:

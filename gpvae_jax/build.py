@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from gpvae_jax import networks, train
+from gpvae_jax.augmentation import AUGMENTATIONS
 from gpvae_jax.capacity import inference_size, match_capacity
 from gpvae_jax.checks import check_at_least
 from gpvae_jax.config import Config, ModelConfig, TrainConfig
@@ -19,6 +20,7 @@ from gpvae_jax.model import latent_model
 from gpvae_jax.naming import unknown
 from gpvae_jax.objectives import frozen, iwae_trained
 from gpvae_jax.observation import Observation, observe
+from gpvae_jax.observation import observation as functions_of
 from gpvae_jax.optimizers import beta_schedule, build_optimizer, check_train
 from gpvae_jax.settings import has_base, parse_settings
 from gpvae_jax.types import InferenceMethod, LatentModel, Network
@@ -55,6 +57,9 @@ def build(config: Config, dataset: Dataset) -> Setup:
     train.check_fit(data, config.train.batch_size)
     check_closed_form(config)
     model, method = build_model_and_method(config, likelihood, data.train.shape[1:], len(data.train))
+    if config.train.augment is not None and dataset.levels == 2 and likelihood.name == "bernoulli":
+        # a changed copy is grey: it is drawn, and the image itself, of zeros and ones, by the same draw stays as it is
+        observation = observation._replace(train=functions_of(2, "dynamic").train)
     trainer = build_trainer(config.train, model, method, observation, data)
     return Setup(config, given, dataset, observation, likelihood, model, method, trainer, data)
 
@@ -79,6 +84,7 @@ def build_trainer(
         patience=settings.patience,
         validation_samples=settings.validation_samples,
         from_model=settings.examples == "model",
+        augment=None if settings.augment is None else AUGMENTATIONS[settings.augment],
     )
 
 

@@ -96,6 +96,9 @@ class TrainConfig:
     examples: str = "train"
     """What is trained on: train; held_out, four fifths of the validation set, the others validating; or model, fresh
     draws of the decoder that start_from has trained."""
+    augment: str | None = None
+    """affine: beside every image of a batch a copy of it, turned, scaled, sheared and shifted at random. For data whose
+    test images are unlike the training images; each step costs twice as much."""
     frozen: str | None = None
     """With start_from, what stays as it was trained: model, the decoder; or base, the decoder and the method's base as
     well, so that only what the method adds to it is learned."""

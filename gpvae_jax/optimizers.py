@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import optax
 
+from gpvae_jax.augmentation import AUGMENTATIONS
 from gpvae_jax.checks import check_above, check_at_least, check_seed
 from gpvae_jax.config import TrainConfig
 from gpvae_jax.naming import unknown
@@ -67,6 +68,10 @@ def check_train(config: TrainConfig) -> None:
         raise ValueError(unknown("choice of examples", config.examples, EXAMPLES))
     if config.examples == "model" and config.start_from is None:
         raise ValueError("Examples drawn from the model need a trained one; give its run with --start-from.")
+    if config.augment is not None and config.augment not in AUGMENTATIONS:
+        raise ValueError(unknown("augmentation", config.augment, AUGMENTATIONS))
+    if config.augment is not None and config.examples == "model":
+        raise ValueError("The model's own examples are as many as one likes already; leave augment out.")
     if config.frozen is not None and config.frozen not in FROZEN:
         raise ValueError(unknown("part to freeze", config.frozen, FROZEN))
     if config.frozen is not None and config.start_from is None:

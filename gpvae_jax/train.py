@@ -88,13 +88,15 @@ def trainer(
     patience: int | None = None,
     validation_samples: int = 1,
     from_model: bool = False,
+    augment: Callable[[PRNGKeyArray, Array], Array] | None = None,
 ) -> Trainer:
     """Bind a method, an optimiser and settings into the pure functions that train them.
 
     beta: weight of the KL as a function of the step. ema_decay: decay of the parameters' moving average, which
     then is what is validated and kept. patience: epochs without a better validation bound before a run stops.
     validation_samples: draws of z per validation example, the same noise every epoch. from_model: each step trains on
-    a batch drawn from the model itself, in place of the one it is given.
+    a batch drawn from the model itself, in place of the one it is given. augment: (key, raw) -> as many more stored
+    examples, which are trained on beside the others (`augmentation`).
     """
 
     def init(key: PRNGKeyArray, data: TrainingData) -> TrainState:
@@ -126,6 +128,10 @@ def trainer(
         if from_model:
             _, x = jax.lax.stop_gradient(model.sample(state.params.model, key_observe, len(raw)))
         else:
+            if augment is not None:
+                key_observe, key_augment = jax.random.split(key_observe)
+                more = augment(key_augment, raw)
+                raw = jnp.concatenate([raw.astype(more.dtype), more])
             x = observation.train(key_observe, raw)
         with jax.numpy_dtype_promotion("standard"):  # optax mixes integers and floats, our callers may be strict
             loss = partial(method.loss, beta=beta(state.step))

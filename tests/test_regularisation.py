@@ -49,28 +49,6 @@ def test_dropped_features_keep_their_mean() -> None:
     np.testing.assert_allclose(ratios[kept], 1 / (1 - regularisation.DROPPED), rtol=1e-5)
 
 
-def test_a_distortion_moves_each_image_by_itself_and_keeps_what_is_there() -> None:
-    x = np.zeros((200, 9, 9, 2), np.float32)
-    x[:, 4, 4, 0] = 1  # a point at the centre, where turning, scaling and shearing leave it
-    x[:, :, :, 1] = np.arange(9, dtype=np.float32)[:, None]
-    out = np.asarray(regularisation.distorted(None, None, KEY, jnp.asarray(x)))
-    assert out.shape == x.shape
-    rows, columns = np.indices((9, 9)) - 4
-    mass = out[..., 0].sum(axis=(1, 2))
-    inside = mass > 0.5
-    assert inside.mean() > 0.9
-    for offset in (rows, columns):  # it moves against the shift, which is 1.5 pixels in the root mean square
-        moved = (out[..., 0] * offset).sum(axis=(1, 2))[inside] / mass[inside]
-        assert abs(moved.std() - regularisation.SHIFT) < 0.4
-        assert abs(moved.mean()) < 4 * regularisation.SHIFT / np.sqrt(len(moved))
-    assert len(np.unique(out[:, 4, 4, 1])) > 190  # each its own
-    unmoved = {"TURN": 0.0, "SCALE": 0.0, "SHEAR": 0.0, "SHIFT": 0.0}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in unmoved.items():
-            patch.setattr(regularisation, name, value)
-        np.testing.assert_allclose(regularisation.distorted(None, None, KEY, jnp.asarray(x)), x, atol=1e-6)
-
-
 @pytest.mark.slow
 def test_own_samples_teach_the_encoder_and_not_the_model(tmp_path: Path) -> None:
     setup = tiny(tmp_path / "run").setup
