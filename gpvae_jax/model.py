@@ -25,9 +25,8 @@ def latent_model(decoder: Network, likelihood: Likelihood, data_shape: tuple[int
 
     def init(key: PRNGKeyArray, x: Float[Array, "N *D"]) -> PyTree:
         theta = {"decoder": decoder.init(key), "likelihood": likelihood.init(x)}
-        made = jax.eval_shape(mean, theta, jax.ShapeDtypeStruct((1, *decoder.in_shape), jnp.result_type(float))).shape[
-            1:
-        ]
+        one_z = jax.ShapeDtypeStruct((1, *decoder.in_shape), jnp.result_type(float))
+        made = jax.eval_shape(mean, theta, one_z).shape[1:]
         if not x.shape[1:] == data_shape == made:
             raise ValueError(
                 f"The decoder makes examples of shape {made}, but the data have shape {x.shape[1:]}; build it with the "

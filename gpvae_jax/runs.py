@@ -72,7 +72,8 @@ class Trained(NamedTuple):
 
 
 def open_trained(folder: str | Path) -> Trained:
-    """The model, method and parameters of a trained run, without its data set: config.json and best/ are enough.
+    """The model, method and parameters of a trained run, without its data set: config.json, metrics.jsonl and best/
+    are enough.
 
     Raises FileNotFoundError or ValueError, one sentence, where the folder holds no trained run.
     """
