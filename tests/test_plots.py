@@ -181,14 +181,15 @@ def test_labels_overlap_neither_each_other_nor_points_and_stay_inside(rows):
 def test_what_cannot_be_drawn_is_named_with_the_reason():
     nan = float("nan")
     rows = [row("vae", -20.0, 1.0), row("svi", -19.0, None), row("broken", nan, 2.0, nan), row("gone", -np.inf, 2.0)]
+    rows.insert(1, row("iaf", -19.0, None))
     figure = likelihood_against_time(rows)
     assert [text.get_text() for text in figure.axes[0].texts] == ["vae"]
     note = figure.get_supxlabel()
-    assert "svi (time not measured)" in note
+    assert "iaf, svi (time not measured); " in note
     assert "broken (its bound is NaN)" in note
     assert "gone (its bound is minus infinite)" in note
     assert "vae" not in note
-    assert png(likelihood_against_time(rows[1:2]))  # nothing to draw at all
+    assert png(likelihood_against_time(rows[1:3]))  # nothing to draw at all
 
 
 def test_the_time_axis_has_ticks_even_when_all_times_are_alike():

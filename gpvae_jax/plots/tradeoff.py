@@ -47,22 +47,26 @@ def likelihood_against_time(rows: Sequence[CompareRow], styles: Mapping[str, Sty
     else:
         axes.set(xticks=[], yticks=[])
     if missing:
-        figure.supxlabel("not drawn: " + plain(", ".join(missing)), size=8, color="#B00020", wrap=True)
+        words = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in missing.items())
+        figure.supxlabel("not drawn: " + plain(words), size=8, color="#B00020", wrap=True)
     label_points(figure, axes, points, points)
     return figure
 
 
-def _points(rows: Sequence[CompareRow], samples: int) -> tuple[dict[str, tuple[float, float, float]], list[str]]:
-    """name -> (time, bound, standard error) of what can be drawn, and what cannot, with the reason."""
-    points, missing = {}, []
+def _points(
+    rows: Sequence[CompareRow], samples: int
+) -> tuple[dict[str, tuple[float, float, float]], dict[str, list[str]]]:
+    """name -> (time, bound, standard error) of what can be drawn, and reason -> names of what cannot."""
+    points: dict[str, tuple[float, float, float]] = {}
+    missing: dict[str, list[str]] = {}
     for row in rows:
         bound, error = row.iwae[samples]
         if row.latency_ms is None:
-            missing.append(f"{row.name} (time not measured)")
+            missing.setdefault("time not measured", []).append(row.name)
         elif not (math.isfinite(row.latency_ms) and row.latency_ms > 0):
-            missing.append(f"{row.name} (its time is {row.latency_ms:g} ms)")
+            missing.setdefault(f"its time is {row.latency_ms:g} ms", []).append(row.name)
         elif not math.isfinite(bound):
-            missing.append(f"{row.name} (its bound is {_name_of(bound)})")
+            missing.setdefault(f"its bound is {_name_of(bound)}", []).append(row.name)
         else:
             points[row.name] = (row.latency_ms, bound, error)
     return points, missing
