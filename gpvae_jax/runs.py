@@ -87,12 +87,7 @@ def open_trained(folder: str | Path) -> Trained:
         num_training(settings, counts["train"], counts["validation"]),
     )
     seeds = settings.train.num_seeds
-
-    def init(key: PRNGKeyArray) -> Params:
-        return method.init(key, jnp.zeros((1, *shape)))
-
-    key = jax.random.key(0)
-    like = jax.eval_shape(init if seeds is None else lambda k: jax.vmap(init)(jax.random.split(k, seeds)), key)
+    like = _shapes(method.init, seeds, jax.ShapeDtypeStruct((1, *shape), jnp.result_type(float)))
     params = tuple(_unstacked(_best(folder, like, settings.train.epochs), seeds))
     functions = observation(levels, str(settings.data.binarization))
     return Trained(settings, model, method, params, functions.prepare, levels)
@@ -315,8 +310,12 @@ def _unstacked(params: Params, seeds: int | None) -> list[Params]:
 
 def _abstract_state(run: Run) -> train.TrainState:
     """Shapes and dtypes of the run's training state, without computing anything."""
-    init, seeds = run.setup.trainer.init, run.setup.config.train.num_seeds
     data = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), run.setup.data)
+    return _shapes(run.setup.trainer.init, run.setup.config.train.num_seeds, data)
+
+
+def _shapes(init: Callable[[PRNGKeyArray, Any], Any], seeds: int | None, data: Any) -> Any:
+    """What `init(key, data)` makes, of each seed where there are several, for data of which only shapes are known."""
     if seeds is None:
         return jax.eval_shape(init, jax.random.key(0), data)
     keys = jax.eval_shape(lambda k: jax.random.split(k, seeds), jax.random.key(0))
