@@ -99,9 +99,9 @@ def test_an_interrupted_cell_goes_on_and_a_finished_one_is_skipped(job, monkeypa
     np.testing.assert_allclose(kept[:3], direct[:3], atol=1e-3)
     np.testing.assert_allclose(kept.p_value, direct.p_value, atol=0.05)  # ranks of rounded differences
     with pytest.raises(ValueError, match="mnist-bernoulli-10 has no inference time of its VAE; run"):
-        page.main(page.Page(job.results, job.results / "page.md"))
+        page.main(page.Page(job.results, job.results / "page.md", job.results))
     latency.main(latency.Latency(("mnist=digits",), job.results, seconds=0.01))
-    page.main(page.Page(job.results, job.results / "page.md"))
+    page.main(page.Page(job.results, job.results / "page.md", job.results))
     text = (job.results / "page.md").read_text()
     assert "## mnist, bernoulli likelihood, 10 latents" in text
     assert re.search(r"at a glance\n[^#]*\n\| gpvae \| [*+−\d.]+ \|\n[^#]*\n\| gpvae \| −?\d+ % \|\n", text)
@@ -112,7 +112,7 @@ def test_an_interrupted_cell_goes_on_and_a_finished_one_is_skipped(job, monkeypa
     measured = json.loads(times.read_text())
     del measured["latency_ms"]["gpvae"]  # as of a row that was finished later
     times.write_text(json.dumps(measured))
-    page.main(page.Page(job.results, job.results / "page.md"))
+    page.main(page.Page(job.results, job.results / "page.md", job.results))
     assert re.search(r"\n\| gpvae \| .* \| – \| \d+ \|", (job.results / "page.md").read_text())
     work.check_scale(job._replace(scale=TINY._replace(images_per_second=1.0)), wanted)
     with pytest.raises(ValueError, match="was made with epochs = 2, but 'cpu' now means 3"):

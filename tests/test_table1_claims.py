@@ -1,8 +1,14 @@
 """What the page behind Table 1 says of the papers' claims, from made-up rows."""
 
-import numpy as np
+from pathlib import Path
 
-from experiments.table1 import claims, tables
+import numpy as np
+import pytest
+
+from experiments.table1 import claims, page, tables
+from experiments.table1.excerpts import EXCERPTS, SHOWN, fill, nine_tenths
+
+DOCS = Path(__file__).parents[1] / "docs"
 
 
 def row(bound: float, validation: float, spread: float = 0.0) -> dict:
@@ -104,3 +110,35 @@ def test_the_best_within_a_budget_is_by_validation_and_by_time():
         "10×": ["newton 1", "3.4×"],
     }
     assert "+2.00 ± 0.01 (0.00)" in text
+
+
+def test_the_tables_of_the_pages_are_those_of_the_finished_cells():
+    """None is typed: made anew from the kept results, every page is what it is."""
+    kept = page.tables_of(page.Page().results / SHOWN)
+    pages = {path.name: path.read_text() for path in DOCS.glob("*.md")}
+    used = {name for name in EXCERPTS if any(f"<!-- table: {name} -->" in text for text in pages.values())}
+    assert used == set(EXCERPTS)
+    assert [name for name, text in pages.items() if fill(text, kept) != text] == []
+
+
+def test_a_table_is_put_between_its_marks_and_nowhere_else():
+    marked = "before <!-- table: steps -->\n| old |\n<!-- end of table -->\nbetween\n<!-- end of table -->"
+    filled = fill(marked, {})
+    assert "old" not in filled
+    assert filled.startswith("before <!-- table: steps -->\n\n|  | posterior | time |")
+    assert filled.endswith("|\n\n<!-- end of table -->\nbetween\n<!-- end of table -->")
+    assert fill(filled, {}) == filled
+    with pytest.raises(ValueError, match="There is no table 'stairs' to put into a page; there are newton step, steps"):
+        fill("<!-- table: stairs --> <!-- end of table -->", {})
+
+
+@pytest.mark.parametrize(("mean", "word"), [(0.95, "yes"), (0.87, "within the error"), (0.5, "no")])
+def test_whether_nine_tenths_are_closed(mean, word):
+    rng = np.random.default_rng(0)
+    gaps, noise = 3 + rng.standard_normal((2, 100))
+    noise -= noise.mean()  # whose standard error is a thirtieth of the gap
+    rows = {
+        "vae": row(-90, -90) | {"values": {"elbo": {"images": np.zeros(100)}, "amortization_gap": {"images": gaps}}},
+        "newton 1": {"values": {"elbo": {"images": mean * gaps + noise}}},
+    }
+    assert nine_tenths(rows, "newton 1") == word

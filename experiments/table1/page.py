@@ -2,8 +2,9 @@
 
     python -m experiments.table1.page
 
-Reads experiments/results/table1/SCALE/TABLE/*.json and writes experiments/RESULTS.md and, per table, the scatter of
-likelihood against inference time beside them. Takes seconds; nothing on the page is typed but its headings.
+Reads experiments/results/table1/SCALE/TABLE/*.json and writes experiments/RESULTS.md, per table the scatter of
+likelihood against inference time beside them, and the tables of docs/ that show some of scale cpu. Takes seconds;
+nothing on the page is typed but its headings.
 """
 
 import dataclasses
@@ -14,6 +15,7 @@ from pathlib import Path
 from experiments.command_line import command_line
 from experiments.table1.cells import CHOICE_LATENTS, DATASETS, LIKELIHOODS, SCALES
 from experiments.table1.claims import CLAIMS
+from experiments.table1.excerpts import SHOWN, Tables, fill
 from experiments.table1.overview import overview
 from experiments.table1.tables import compare_rows, latency, nats, read, section, settings, styles
 from experiments.table1.work import RESULTS
@@ -28,19 +30,18 @@ class Page:
 
     results: Path = RESULTS
     out: Path = Path(__file__).parents[1] / "RESULTS.md"
+    docs: Path = Path(__file__).parents[2] / "docs"
 
 
 def main(command: Page) -> None:
     """Write the page and its figures."""
     parts = [_HEAD + _order() + _scales(command.results)]
     for budget in SCALES:
-        tables = {folder: rows for folder in _in_order(command.results / budget) if len(rows := read(folder)) > 1}
-        tables = {folder: rows for folder, rows in tables.items() if "vae" in rows}
+        tables = tables_of(command.results / budget)
         if tables:
-            parts.append(overview(budget, list(tables.values())))
-        for folder, rows in tables.items():
-            picture = folder.with_suffix(".png")
-            times = latency(folder, rows)
+            parts.append(overview(budget, [rows for rows, _ in tables.values()]))
+        for name, (rows, times) in tables.items():
+            picture = command.results / budget / f"{name}.png"
             save_figure(plots.likelihood_against_time(compare_rows(rows, times), styles(rows)), picture)
             parts += [section(budget, rows, times), f"![likelihood against time]({_from(command.out, picture)})\n"]
         if choices := _choices(command.results / budget):
@@ -49,8 +50,17 @@ def main(command: Page) -> None:
         raise ValueError(
             f"{command.results} holds no finished row beside its VAE; run python -m experiments.table1 first."
         )
-    write_text(command.out, "\n".join(parts))
+    shown = tables_of(command.results / SHOWN)
+    pages = {path: fill(path.read_text(), shown) for path in sorted(command.docs.glob("*.md"))}
+    for path, text in (pages | {command.out: "\n".join(parts)}).items():
+        write_text(path, text)
     print(f"Written: {command.out}")
+
+
+def tables_of(folder: Path) -> Tables:
+    """The tables of a scale that have the VAE and another row, as the queue orders them."""
+    found = {table: rows for table in _in_order(folder) if "vae" in (rows := read(table)) and len(rows) > 1}
+    return {table.name: (rows, latency(table, rows)) for table, rows in found.items()}
 
 
 _HEAD = """# Test likelihood and inference time
