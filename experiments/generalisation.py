@@ -50,7 +50,8 @@ class Generalisation:
     steps: tuple[int, ...] = ()
     """Where a run's method takes steps, take so many in place of its own as well: a row each."""
     output_ranks: tuple[int, ...] = ()
-    """And those steps with gradients from so many directions of the decoder's output, of newton: a row each."""
+    """And those steps, or its own, with gradients from so many directions of the decoder's output, of newton: a row
+    each."""
     gauss_newton: tuple[int, ...] = ()
     """Take so many Gauss–Newton steps, halved where that is better, from the first run's posterior: a row each."""
     name: str | None = None
@@ -62,22 +63,22 @@ def main(command: Generalisation) -> None:
     prepare_jax()
     if len(command.runs) < 2:
         raise ValueError(f"Give the VAE's run and others to hold against it; got {len(command.runs)}.")
-    base, *others = opened = open_paired(command.runs)
+    base, *others = open_paired(command.runs)
     if base.setup.config.method != "vae":
         raise ValueError(f"The first run is to be a VAE's, but {base.folder} is of {base.setup.config.method}.")
-    for run in opened:
-        params_by_seed(run)  # so that one that is not trained is told before the others are measured
     rows = {run.folder.name: run for run in others}
     for run, steps in itertools.product(others, command.steps):
         if run.setup.config.method in STEPPING:
             rows[f"{run.folder.name}, {steps} at test time"] = with_steps(run, steps)
-    for run, steps, rank in itertools.product(others, command.steps, command.output_ranks):
+    for run, steps, rank in itertools.product(others, command.steps or (None,), command.output_ranks):
         if run.setup.config.method == "newton":
-            title = f"{run.folder.name}, {steps} at test time, {rank} output directions"
-            rows[title] = with_steps(run, steps, rank)
+            at_test_time = "" if steps is None else f", {steps} at test time"
+            rows[f"{run.folder.name}{at_test_time}, {rank} output directions"] = with_steps(run, steps, rank)
     for steps in command.gauss_newton:
         settings = ("covariance=full", "inner_samples=0")
         rows[f"{base.folder.name}, {steps} Gauss–Newton"] = refined(base, "newton", steps, settings)
+    for row in (base, *rows.values()):
+        params_by_seed(row)  # so that what is not trained, or has not so many directions, is told before the rest
     found = {split: measure(base, rows, split, command.images) for split in ("train", "validation", "test")}
     keep(found, command.results / f"generalisation_{command.name or base.folder.resolve().parent.name}", command.images)
 

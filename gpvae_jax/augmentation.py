@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float, PRNGKeyArray
 
-TURN, SCALE, SHEAR, SHIFT = 0.26, 0.12, 0.2, 1.5  # standard deviations: radians, of the logarithm, a ratio, pixels
+TURN, SCALE, SHEAR, SHIFT = 0.26, 0.12, 0.2, 1.5 / 28  # standard deviations: radians, logarithm, ratio, of a side
 
 
 def affine(key: PRNGKeyArray, images: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
@@ -28,6 +28,7 @@ def affine(key: PRNGKeyArray, images: Float[Array, "B H W C"]) -> Float[Array, "
     centre = jnp.asarray([(height - 1) / 2, (width - 1) / 2], images.dtype)
     places = jnp.moveaxis(jnp.indices((height, width), images.dtype), 0, -1) - centre[None, None]
     sources = jnp.einsum("bij,bjk,bk,hwk->bihw", turn, slant, jnp.exp(scale), places)
+    shift = shift * jnp.asarray([height, width], images.dtype)[None]
     sources = sources + (shift + centre[None])[:, :, None, None]
 
     def one_channel(image: Float[Array, "H W"], source: Float[Array, "2 H W"]) -> Float[Array, "H W"]:

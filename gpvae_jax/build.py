@@ -5,7 +5,9 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
+from jaxtyping import Array, PRNGKeyArray
 
 from gpvae_jax import networks, train
 from gpvae_jax.augmentation import AUGMENTATIONS
@@ -57,11 +59,25 @@ def build(config: Config, dataset: Dataset) -> Setup:
     train.check_fit(data, config.train.batch_size)
     check_closed_form(config)
     model, method = build_model_and_method(config, likelihood, data.train.shape[1:], len(data.train))
-    if config.train.augment is not None and dataset.levels == 2 and likelihood.name == "bernoulli":
-        # a changed copy is grey: it is drawn, and the image itself, of zeros and ones, by the same draw stays as it is
-        observation = observation._replace(train=functions_of(2, "dynamic").train)
+    if config.train.augment is not None:
+        jax.eval_shape(AUGMENTATIONS[config.train.augment], jax.random.key(0), data.train[:1])
+        observation = _of_copies(observation, dataset.levels, likelihood.name)
     trainer = build_trainer(config.train, model, method, observation, data)
     return Setup(config, given, dataset, observation, likelihood, model, method, trainer, data)
+
+
+def _of_copies(observation: Observation, levels: int | None, likelihood: str) -> Observation:
+    """The observation of images and of changed copies of them, whose grey levels are any between those of the data."""
+    if likelihood == "bernoulli" and levels == 2:
+        # a copy is drawn, and the image itself, of zeros and ones, by the same draw stays as it is
+        return observation._replace(train=functions_of(2, "dynamic").train)
+    if likelihood == "discretized_logistic":
+
+        def on_the_grid(key: PRNGKeyArray, raw: Array) -> Array:
+            return observation.train(key, jnp.round(raw))
+
+        return observation._replace(train=on_the_grid)
+    return observation
 
 
 def build_trainer(
@@ -265,6 +281,8 @@ def check_used(config: Config) -> None:
         )
     if config.train.frozen is not None and not config.train.epochs:
         raise ValueError("frozen is for what is trained on, but epochs is 0 here; leave it out.")
+    if config.train.augment is not None and not config.train.epochs:
+        raise ValueError("augment is for training images, but epochs is 0 here; leave it out.")
     own, _ = _own_and_base(config)
     _, settings = _factory(config.method, own, 1)
     if samples is not None and settings.get("refinement") == "newest":

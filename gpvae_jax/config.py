@@ -98,7 +98,8 @@ class TrainConfig:
     draws of the decoder that start_from has trained."""
     augment: str | None = None
     """affine: beside every image of a batch a copy of it, turned, scaled, sheared and shifted at random. For data whose
-    test images are unlike the training images; each step costs twice as much."""
+    test images are unlike the training images; each step costs twice as much. Training's own metrics are means over
+    both."""
     frozen: str | None = None
     """With start_from, what stays as it was trained: model, the decoder; or base, the decoder and the method's base as
     well, so that only what the method adds to it is learned."""

@@ -22,7 +22,8 @@ class Likelihood(NamedTuple):
     """p(x|output) of one example.
 
     `init(x[N, *D])` returns the likelihood's own parameters, a dict; `check(x)` runs on the host and raises
-    ValueError where data lie outside the support. `isotropic`: log p depends on ‖x − output‖ alone.
+    ValueError where data lie outside the support. `isotropic`: log p is linear in ‖x − output‖², by
+    a factor that the shape of x does not change.
     """
 
     name: str
@@ -62,7 +63,8 @@ def gaussian() -> Likelihood:
 
     def log_prob(params: PyTree, output: Float[Array, "*D"], x: Float[Array, "*D"]) -> Float[Array, ""]:
         log_variance = params["log_variance"]
-        squared = jnp.sum(jnp.square(x.ravel() - output.ravel())) * jnp.exp(-log_variance)
+        # scaled before it is squared: 0 · ∞ is no number, and a variance too small for its inverse may come to be
+        squared = jnp.sum(jnp.square((x.ravel() - output.ravel()) * jnp.exp(-0.5 * log_variance)))
         return -0.5 * (squared + x.size * (log_variance + math.log(2 * math.pi)))
 
     def mean(params: PyTree, output: Float[Array, "*D"]) -> Float[Array, "*D"]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from gpvae_jax.build import BASE, build_encoder, build_model_and_method
@@ -13,7 +12,7 @@ from gpvae_jax.methods.newton import newton
 from gpvae_jax.methods.savi import savi
 from gpvae_jax.methods.svi import svi
 from gpvae_jax.naming import unknown
-from gpvae_jax.reduced_outputs import with_reduced_outputs
+from gpvae_jax.reduced_outputs import require_reduced_outputs, with_reduced_outputs
 from gpvae_jax.runs import Run
 from gpvae_jax.settings import parse_settings
 from gpvae_jax.types import InferenceMethod, Params
@@ -66,16 +65,23 @@ def refined(run: Run, name: str, steps: int | None = None, settings: Sequence[st
 
     label = folder_name(":".join([name, *(f"{key}={value}" for key, value in sorted(chosen.items()))]))
     method = setup.method._replace(posterior=posterior)
-    return Run(run.folder / "refined" / label, setup._replace(method=method), run.folder)
+    return run._replace(
+        folder=run.folder / "refined" / label, setup=setup._replace(method=method), trained=run.trained or run.folder
+    )
 
 
 def with_steps(run: Run, steps: int | None = None, output_rank: int | None = None) -> Run:
     """The run with another number of its method's own steps on the same parameters; results get their own folder.
 
     What was trained through one step may well take more where the answer counts. output_rank: of newton's steps the
-    gradients from so many directions of the decoder's output (`reduced_outputs`). Raises ValueError where the method
-    takes no steps, on a number below 0, and where the run has no such gradients; in use on a rank out of range.
+    gradients from so many directions of the decoder's output (`reduced_outputs`). Raises ValueError where neither is
+    given, where the method takes no steps, on a number below 0, and where the run has no such gradients; in use on a
+    rank out of range.
     """
+    if steps is None and output_rank is None:
+        raise ValueError("Say what is to change, the number of steps or of output directions; got neither.")
+    if output_rank is not None:
+        _check_reducible(run, steps)
     method = run.setup.config.method
     if method not in STEPPING:
         raise ValueError(
@@ -85,21 +91,28 @@ def with_steps(run: Run, steps: int | None = None, output_rank: int | None = Non
     changed = run if steps is None else with_settings(run, {"steps": steps})
     words = [] if steps is None else [f"steps-{steps}"]
     if output_rank is not None:
-        _check_reducible(run)
-        adapt = partial(with_reduced_outputs, run.setup.model, rank=output_rank)
-        changed = changed._replace(adapt=adapt)
+
+        def reduced(params: Params) -> Params:
+            return with_reduced_outputs(run.setup.model, run.adapt(params), output_rank)
+
+        changed = changed._replace(adapt=reduced)
         words += [f"output-rank-{output_rank}"]
-    return changed._replace(folder=run.folder / "refined" / "-".join(words), trained=run.folder)
+    folder = run.folder / "refined" / "-".join(words)
+    return changed._replace(folder=folder, trained=run.trained or run.folder)
 
 
-def _check_reducible(run: Run) -> None:
+def _check_reducible(run: Run, steps: int | None) -> None:
+    """Raise ValueError, one sentence, where a run's steps cannot take their gradients from a few output directions."""
     config = run.setup.config
     own = parse_settings(config.method, METHODS[config.method], (s for s in config.settings if not s.startswith(BASE)))
-    if config.method != "newton" or own.get("curvature", "lowrank") in ("gauss_newton", "hessian"):
+    if config.method != "newton" or own.get("curvature") in ("gauss_newton", "hessian"):
         raise ValueError(
             f"{run.folder} is no run of newton with a curvature of the encoder's, whose gradients can be taken from a "
             "few output directions; leave --output-rank out."
         )
+    require_reduced_outputs(run.setup.model)
+    if 0 in (steps, own.get("steps") if steps is None else None):
+        raise ValueError("No step takes no gradient, from however few output directions; leave --output-rank out.")
 
 
 def with_settings(run: Run, changes: Mapping[str, Any]) -> Run:

@@ -40,7 +40,7 @@ class Run(NamedTuple):
     folder: Path
     setup: Setup
     trained: Path | None = None  # the run whose parameters it has, where they are not its own
-    adapt: Callable[[Params], Params] = lambda params: params  # from those trained, [R, …] of R seeds, to those used
+    adapt: Callable[[Params], Params] = lambda params: params  # from a seed's trained parameters to those used
 
 
 def open_run(folder: str | Path, data: Dataset | None = None) -> Run:
@@ -112,7 +112,7 @@ def _recorded(folder: Path) -> tuple[config.Config, dict[str, Any]]:
         raise FileNotFoundError(f"{folder} is not a run folder: it holds no config.json; give the folder of a run.")
     settings, _ = config.read(path)
     about = read_json(path).get("data")
-    if not isinstance(about, dict) or "checksum" not in about:
+    if not isinstance(about, dict) or not {"checksum", "levels", "shape", "split"} <= about.keys():
         raise ValueError(f"{path} does not say which data it was trained on, so it is no run's; train anew.")
     return settings, about
 
@@ -274,11 +274,11 @@ def _save(run: Run, state: train.TrainState) -> None:
 
 
 def best_params(run: Run) -> Params:
-    """The best parameters of a trained run, `[R, …]` when it trained R seeds.
+    """The best parameters of a trained run, `[R, …]` when it trained R seeds, as they were trained (`by_seed` adapts).
 
     Raises UntrainedError where a seed has none, FileNotFoundError and ValueError as `checkpoint.restore`.
     """
-    return run.adapt(_best(run.trained or run.folder, _abstract_state(run).best, run.setup.config.train.epochs))
+    return _best(run.trained or run.folder, _abstract_state(run).best, run.setup.config.train.epochs)
 
 
 def _best(folder: Path, like: Params, asked: int) -> Params:
@@ -300,8 +300,8 @@ def parameters_checksum(params: Params) -> str:
 
 
 def by_seed(run: Run, params: Params) -> list[Params]:
-    """The parameters of each seed of a run, unstacked."""
-    return _unstacked(params, run.setup.config.train.num_seeds)
+    """The parameters that a run uses of each of its seeds, from its best ones."""
+    return [run.adapt(one) for one in _unstacked(params, run.setup.config.train.num_seeds)]
 
 
 def _unstacked(params: Params, seeds: int | None) -> list[Params]:

@@ -36,3 +36,22 @@ def test_what_cannot_be_compared_is_refused(methods: tuple[str, ...], words: str
         runs.create(tmp_path / method, small(data={"name": "digits"}, method=method))
     with pytest.raises(ValueError, match=words):
         generalisation.main(generalisation.Generalisation(tuple(tmp_path / method for method in methods)))
+
+
+@pytest.mark.parametrize(("ranks", "steps"), [((4,), ()), ((4, 99), (2,))])
+def test_output_directions_of_the_runs_own_steps_and_of_others(ranks, steps, tmp_path, monkeypatch) -> None:
+    """A row each; a rank that the decoder does not have is told before anything is measured."""
+    for method in ("vae", "newton"):
+        settings = small(data={"name": "digits"}, model={"likelihood": "gaussian"}, method=method, train={"epochs": 1})
+        list(runs.records(runs.create(tmp_path / method, settings)))
+    asked = []
+    monkeypatch.setattr(generalisation, "measure", lambda base, rows, split, images: asked.append(list(rows)))
+    monkeypatch.setattr(generalisation, "keep", lambda found, path, images: None)
+    command = generalisation.Generalisation((tmp_path / "vae", tmp_path / "newton"), steps=steps, output_ranks=ranks)
+    if 99 in ranks:
+        with pytest.raises(ValueError, match="from 1 to 8 directions, got 99"):
+            generalisation.main(command)
+        assert not asked
+    else:
+        generalisation.main(command)
+        assert asked == 3 * [["newton", "newton, 4 output directions"]]

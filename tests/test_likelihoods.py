@@ -122,6 +122,18 @@ def test_finite_with_finite_gradients_everywhere(likelihood, output, value, x):
 GRADIENTS = {name: jax.jit(jax.value_and_grad(make().log_prob, argnums=(0, 1))) for name, make in LIKELIHOODS.items()}
 
 
+@pytest.mark.parametrize("log_variance", [-170.0, -90.0, 90.0, 170.0])
+def test_gaussian_at_variances_whose_inverse_overflows(log_variance):
+    """Exact outputs: the density is its normaliser, and no output is better."""
+    log_prob, (of_params, of_output) = GRADIENTS["gaussian"](
+        params_of("gaussian", log_variance), jnp.full(SHAPE, 0.5), jnp.full(SHAPE, 0.5)
+    )
+    size = np.prod(SHAPE)
+    np.testing.assert_allclose(log_prob, -0.5 * size * (log_variance + np.log(2 * np.pi)), rtol=1e-6)
+    np.testing.assert_allclose(of_params["log_variance"], -0.5 * size, rtol=1e-6)
+    np.testing.assert_array_equal(of_output, np.zeros(SHAPE))
+
+
 def test_bernoulli_at_sure_pixels_is_linear_in_the_logit():
     """log σ(l) → l far below zero: −1e4, not −inf; and zero on the right side."""
     got = jax.vmap(bernoulli().log_prob, (None, 0, 0))({}, jnp.array([-1e4, 1e4, 1e4]), jnp.array([1.0, 0, 1]))

@@ -1,6 +1,7 @@
 """Gradients of a Gaussian likelihood from a few directions of the decoder's output."""
 
 import json
+import os
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +10,12 @@ import pytest
 
 from benchmarks.operations import cost_of
 from gpvae_jax import cli, likelihoods, networks, runs
-from gpvae_jax.evaluate.run import params_by_seed
+from gpvae_jax.evaluate.run import kept_results, params_by_seed
+from gpvae_jax.files import read_json
 from gpvae_jax.methods import newton
 from gpvae_jax.model import latent_model
 from gpvae_jax.reduced_outputs import with_reduced_outputs
-from gpvae_jax.refine import with_steps
+from gpvae_jax.refine import refined, with_steps
 from tests.cases import perturb
 
 SHAPE, LATENTS, HIDDEN, BATCH = (6, 5, 1), 3, 12, 4
@@ -46,20 +48,59 @@ def test_the_likelihood_differs_by_what_the_other_directions_say():
         model, _, params, x = made()
         theta, z = params.model, jnp.asarray(RNG.normal(size=(2, BATCH, LATENTS)))
         weight, bias = (np.asarray(theta["decoder"]["out"][name]) for name in ("kernel", "bias"))
-        layers = theta["decoder"]["hidden"]
-        h = np.asarray(z)
-        for layer in (layers["layer_0"], layers["layer_1"]):
-            h = np.tanh(h @ np.asarray(layer["kernel"]) + np.asarray(layer["bias"]))
-        directions = np.linalg.svd(weight, full_matrices=False)[2]
         variance = float(np.exp(theta["likelihood"]["log_variance"]))
-        away = np.asarray(x).reshape(BATCH, -1)[None] - h @ weight - bias
+        away = np.asarray(x).reshape(BATCH, -1)[None] - features(theta, z) @ weight - bias
+        every = model.reduced.prepare(theta)
+        basis = np.asarray(every["basis"])
+        np.testing.assert_allclose(basis.T @ basis, np.eye(HIDDEN), atol=1e-12)
         for rank in (1, 5, HIDDEN):
-            reduced = model.reduced.prepare(theta, rank)
+            reduced = jax.tree.map(lambda leaf, rank=rank: leaf[..., :rank], every)
             c = model.reduced.observe(reduced, x)
-            seen = np.sum((away @ directions[:rank].T) ** 2, axis=-1)
+            seen = np.sum((away @ basis[:, :rank]) ** 2, axis=-1)
             expected = -0.5 * (seen / variance + rank * np.log(2 * np.pi * variance))
             got = model.reduced.log_likelihood(theta, reduced, c, z)
             np.testing.assert_allclose(got, expected, rtol=1e-9)
+
+
+def features(theta, z):
+    h = np.asarray(z)
+    for layer in theta["decoder"]["hidden"].values():
+        h = np.tanh(h @ np.asarray(layer["kernel"]) + np.asarray(layer["bias"]))
+    return h
+
+
+def test_no_other_directions_leave_less_of_the_gradient_out():
+    """Of a residual that is white noise, by its Jacobians at other draws of the prior."""
+    with jax.enable_x64(True):
+        model, _, params, _ = made()
+        decoder = networks.mlp((LATENTS,), (9, HIDDEN), SHAPE, activation="tanh")
+        z = jax.random.normal(jax.random.key(9), (3000, LATENTS))
+        jacobians = jax.vmap(jax.jacfwd(lambda z: decoder.apply(params.model["decoder"], z[None]).ravel()))(z)
+        moments = np.asarray(jnp.einsum("ndi,nei->de", jacobians, jacobians)) / len(z)
+        weight = np.asarray(params.model["decoder"]["out"]["kernel"])
+        by_weight = np.linalg.svd(weight, full_matrices=False)[2].T
+        best = np.linalg.eigvalsh(moments)[::-1]
+        basis = np.asarray(model.reduced.prepare(params.model)["basis"])
+        for rank in (1, 2, 4):
+            left_out, of_weight = (
+                np.trace(moments) - np.trace(v[:, :rank].T @ moments @ v[:, :rank]) for v in (basis, by_weight)
+            )
+            assert left_out < 1.03 * best[rank:].sum()  # C is an average over 4,096 draws
+            assert left_out < 0.9 * of_weight
+
+
+def test_how_the_network_is_written_down_changes_nothing():
+    with jax.enable_x64(True):
+        model = latent_model(networks.mlp((LATENTS,), (9, HIDDEN), SHAPE), likelihoods.gaussian())  # ReLU
+        theta = perturb(model.init(jax.random.key(0), jnp.zeros((2, *SHAPE))), 1)
+        factor = jnp.exp(2 * jax.random.normal(jax.random.key(1), (HIDDEN,)))
+        decoder = theta["decoder"]
+        last = decoder["hidden"]["layer_1"]
+        rescaled = {"layer_1": {"kernel": last["kernel"] * factor[None], "bias": last["bias"] * factor}}
+        out = decoder["out"] | {"kernel": decoder["out"]["kernel"] / factor[:, None]}
+        other = theta | {"decoder": decoder | {"hidden": decoder["hidden"] | rescaled, "out": out}}
+        first, second = (np.asarray(model.reduced.prepare(t)["basis"])[:, :4] for t in (theta, other))
+        assert np.linalg.svd(first.T @ second, compute_uv=False).min() > 1 - 1e-8  # the same space
 
 
 def test_two_steps_cost_less_than_one_where_outputs_are_many():
@@ -80,14 +121,17 @@ def test_two_steps_cost_less_than_one_where_outputs_are_many():
     assert products(1, reduced) < 0.75 * products(1, params)
 
 
-def test_seeds_are_reduced_together():
+def test_parameters_of_several_seeds_are_told():
     model, _, params, _ = made()
     both = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), params)
-    together = with_reduced_outputs(model, both, 4)
-    for seed in range(2):
-        alone = with_reduced_outputs(model, jax.tree.map(lambda leaf, r=seed: leaf[r], both), 4)
-        for name, leaf in alone.inference["reduced"].items():
-            np.testing.assert_allclose(together.inference["reduced"][name][seed], leaf, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match=r"those of one seed's parameters, but these have the weights \(2, 12, 30\)"):
+        with_reduced_outputs(model, both, 4)
+
+
+def test_parameters_of_another_method_are_told():
+    model, _, params, _ = made()
+    with pytest.raises(ValueError, match="these are not newton's parameters"):
+        with_reduced_outputs(model, params._replace(inference=params.inference["base"]), 4)
 
 
 @pytest.mark.parametrize("rank", [0, HIDDEN + 1])
@@ -103,6 +147,30 @@ def test_models_without_such_gradients_are_told():
     for model in (bernoulli, latent_model(decoder, likelihoods.gaussian())):
         with pytest.raises(ValueError, match="need a Gaussian likelihood and a decoder that ends in an affine layer"):
             with_reduced_outputs(model, params, 2)
+
+
+def student_t(params, output, x):
+    squared = jnp.sum(jnp.square(x - output)) * jnp.exp(-params["log_variance"])
+    return -0.5 * (3 + x.size) * jnp.log1p(squared / 3)
+
+
+def squashed(decoder):
+    return decoder._replace(apply=lambda params, z: jax.nn.sigmoid(decoder.apply(params, z)))
+
+
+@pytest.mark.parametrize("wrong", ["likelihood", "decoder"])
+def test_parts_that_say_what_they_are_not(wrong):
+    """A likelihood of ‖x − o‖² that is not linear in it, and a decoder whose last layer is not its last."""
+    decoder, likelihood = networks.mlp((LATENTS,), (HIDDEN,), SHAPE), likelihoods.gaussian()
+    if wrong == "likelihood":
+        likelihood = likelihood._replace(log_prob=student_t)
+    else:
+        decoder = squashed(decoder)
+    model = latent_model(decoder, likelihood)
+    x = jnp.asarray(RNG.uniform(size=(BATCH, *SHAPE)), jnp.float32)
+    params = newton(model, networks.mlp(SHAPE, (8,))).init(jax.random.key(0), x)
+    with pytest.raises(ValueError, match=r"has to be linear in .* and a Network's apply has to be its last layer's"):
+        with_reduced_outputs(model, params, 4)
 
 
 def test_on_the_command_line(tmp_path, capsys):
@@ -121,19 +189,33 @@ def test_on_the_command_line(tmp_path, capsys):
     opened = with_steps(runs.open_run(run), None, 16)
     assert opened.folder == run / "refined" / "output-rank-16"
     assert "reduced" in params_by_seed(opened)[1].inference
+    kept = [kept_results(with_steps(runs.open_run(run), 2, rank), "test") for rank in (16, 2)]
+    assert [found is not None for found in kept] == [True, False]
+    counts = [read_json(folder / "results.json")["num_params"] for folder in (run / "refined").iterdir()]
+    assert all(count == counts[0] for count in counts)  # what was trained, and nothing made of it
     capsys.readouterr()
     for options, words in (
         (["--output-rank", "17"], "from 1 to 16 directions, got 17"),
+        (["--output-rank", "2", "--steps", "0"], "No step takes no gradient"),
         (["--output-rank", "2", "--refine", "svi"], "--output-rank is of a run of newton's own steps"),
     ):
+        there = set(os.listdir(run / "refined"))
         assert cli.main([*evaluate, *options]) == 1
         assert words in capsys.readouterr().err
+        assert set(os.listdir(run / "refined")) == there
+    twice = with_steps(with_steps(runs.open_run(run), 2), None, 16)
+    assert "reduced" in params_by_seed(twice)[0].inference
+    again = refined(with_steps(runs.open_run(run), 2, 16), "svi", 1)
+    assert "reduced" in params_by_seed(again)[0].inference
+    with pytest.raises(ValueError, match="got neither"):
+        with_steps(runs.open_run(run))
 
 
 def test_other_runs_are_told(tmp_path, capsys):
-    for method, settings in (("savi", []), ("newton", ["--settings", "curvature=gauss_newton"])):
+    for method, settings in (("vae", []), ("savi", []), ("newton", ["--settings", "curvature=gauss_newton"])):
         run = tmp_path / method
         small = ["--latent-dim", "2", "--hidden", "8", "--likelihood", "gaussian", "--epochs", "1"]
         assert cli.main(["train", "--method", method, *small, *settings, "--out", str(run)]) == 0
         assert cli.main(["evaluate", str(run), "--output-rank", "2"]) == 1
         assert "is no run of newton with a curvature of the encoder's" in capsys.readouterr().err
+        assert not (run / "refined").exists()

@@ -240,6 +240,12 @@ def test_what_is_not_a_run_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"epoch"')
     with pytest.raises(ValueError, match=r"metrics\.jsonl is damaged"):
         runs.history(tmp_path)
+    recorded = json.loads((tmp_path / "config.json").read_text())
+    for name in ("checksum", "levels", "shape", "split"):
+        about = {key: value for key, value in recorded["data"].items() if key != name}
+        (tmp_path / "config.json").write_text(json.dumps(recorded | {"data": about}))
+        with pytest.raises(ValueError, match="does not say which data"):
+            runs.open_trained(tmp_path)
     (tmp_path / "config.json").write_text('{"config": {}}')
     with pytest.raises(ValueError, match="does not say which data"):
         runs.open_run(tmp_path, DATA)

@@ -9,7 +9,7 @@ from gpvae_jax.commands.training import describe
 from gpvae_jax.evaluate import slow
 from gpvae_jax.evaluate.ais import SCHEDULES
 from gpvae_jax.evaluate.memory import optional_memory
-from gpvae_jax.evaluate.run import SPLITS, evaluate_run, kept_results, split_examples, summary
+from gpvae_jax.evaluate.run import SPLITS, evaluate_run, kept_results, params_by_seed, split_examples, summary
 from gpvae_jax.evaluate.summaries import gap_summaries, generalization_gaps, uncertainty_summaries
 from gpvae_jax.files import write_json
 from gpvae_jax.naming import unknown
@@ -86,6 +86,7 @@ def _check(command: cli.Evaluate) -> None:
 
 def _bounds(run: runs.Run, command: cli.Evaluate) -> dict[str, Any]:
     count = len(split_examples(run, command.split, command.max_examples, command.seed))
+    params_by_seed(run)  # so that what is not trained, or cannot be used so, is told before anything is written
     run.folder.mkdir(parents=True, exist_ok=True)
     with bars() as progress:
         task = progress.add_task("evaluating", total=count * (run.setup.config.train.num_seeds or 1), text="")

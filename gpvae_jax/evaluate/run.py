@@ -80,7 +80,10 @@ def evaluate_run(
         "untrusted": untrusted(arrays["pareto_k"]),
         "latency_batch": min(LATENCY_BATCH, len(setup.dataset.test)),
         "latency_ms": measure({"inference": call})["inference"]._asdict(),
-        "num_params": {"model": num_params(each[0].model), "inference": num_params(each[0].inference)},
+        "num_params": {
+            "model": num_params(params.model) // len(each),
+            "inference": num_params(params.inference) // len(each),
+        },
         "parameters": runs.parameters_checksum(params),
         "environment": environment(),
     }

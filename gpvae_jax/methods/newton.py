@@ -80,8 +80,9 @@ def newton(
     first_order: ∇ log p, and a curvature made of its derivatives, count as constants; what is learned of the step is
       still trained through it. remat: recompute each step in the backward pass.
     φ = {"base", and "metric" and perhaps "features" for the learned curvatures}. With steps = 0 and covariance "base"
-    it is the base. Trained parameters may have "reduced" as well (`reduced_outputs.with_reduced_outputs`): the steps'
-    gradients are then those of a few directions of the decoder's output, for less than half the price.
+    it is the base. Trained parameters may have "reduced" as well (`reduced_outputs.with_reduced_outputs`): with a
+    curvature of the encoder's the steps' gradients are then those of a few directions of the decoder's output, for
+    less than half the price.
     Cost per step: one decoder gradient, for "gauss_newton" Z tangents more, for halvings their decoder passes.
     Raises ValueError on a setting out of range.
     """
