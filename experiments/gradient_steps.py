@@ -1,17 +1,19 @@
 """SAVI's plain gradient steps on trained VAEs, their step size chosen on validation images, against a Newton step.
 
     python -m experiments.gradient_steps runs/table1/cpu/{mnist-bernoulli-20,mnist-gaussian-10,omniglot-gaussian-20}
+    python -m experiments.gradient_steps runs/mine --vae vae-20 --newton newton-affine-20 --name mine
 
-Each folder holds two runs from a common start, `vae` and `newton-1`. One, two and eight gradient steps are taken from
-the VAE's posterior with nothing trained, on two draws each (`savi`'s default in training) and eight on eight draws; of
-the step sizes the one with the best ELBO of the first validation images is taken. Gains in ELBO over the VAE on the
-first test images, paired; and the same of the run that was trained through one Newton step, taking one, two, three and
-five of it. Times of all posteriors, one sample and its density, interleaved, in units of the VAE's.
+Each folder holds two runs from a common start, `vae` and `newton-1` if they are not called otherwise. One, two and
+eight gradient steps are taken from the VAE's posterior with nothing trained, on two draws each (`savi`'s default in
+training) and eight on eight draws; of the step sizes the one with the best ELBO of the first validation images is
+taken. Gains in ELBO over the VAE on the first test images, paired; and the same of the run that was trained through one
+Newton step, taking one, two, three and five of it. Times of all posteriors, one sample and its density, interleaved, in
+units of the VAE's.
 
 Five minutes per folder on one CPU core, for three seeds, 200 and 500 images. Expected: with eight tuned steps a large
 share of the gap, most of all with a Gaussian likelihood, for 25 to 150 times the VAE's time, and in no table more, but
 for its error, than five Newton steps, which take 9 to 18 times. Writes
-experiments/results/gradient_steps.json and .md.
+experiments/results/gradient_steps.json and .md, with a name gradient_steps_NAME.
 """
 
 import dataclasses
@@ -45,13 +47,16 @@ class GradientSteps:
     folders: tyro.conf.Positional[tuple[Path, ...]]
     validation_images: int = 200
     images: int = 500
+    vae: str = "vae"
+    newton: str = "newton-1"
+    name: str | None = None
     results: Path = RESULTS
 
 
 def main(command: GradientSteps) -> None:
     """Choose, measure, print the table and keep it."""
     prepare_jax()
-    pairs = {folder.name: open_paired([folder / "vae", folder / "newton-1"]) for folder in command.folders}
+    pairs = {folder.name: open_paired([folder / command.vae, folder / command.newton]) for folder in command.folders}
     found = {}
     with bars() as progress:
         task = progress.add_task("tables", total=len(pairs), text="")
@@ -62,9 +67,10 @@ def main(command: GradientSteps) -> None:
     text = table(found)
     console.print(text)
     command.results.mkdir(parents=True, exist_ok=True)
-    write_text(command.results / "gradient_steps.md", text + "\n")
+    stem = "gradient_steps" if command.name is None else f"gradient_steps_{command.name}"
+    write_text(command.results / f"{stem}.md", text + "\n")
     kept = {"validation_images": command.validation_images, "images": command.images, "environment": environment()}
-    write_json(command.results / "gradient_steps.json", kept | {"tables": found})
+    write_json(command.results / f"{stem}.json", kept | {"tables": found})
 
 
 def measure(vae: runs.Run, newton: runs.Run, validation_images: int, images: int) -> dict[str, Any]:
