@@ -32,6 +32,16 @@ def open_paired(folders: Sequence[Path]) -> list[runs.Run]:
     return opened
 
 
+def open_with_vae(folders: Sequence[Path]) -> tuple[runs.Run, list[runs.Run]]:
+    """A VAE's run, the first, and those that are held against it; ValueError, one sentence, where they cannot be."""
+    if len(folders) < 2:
+        raise ValueError(f"Give the VAE's run and others to hold against it; got {len(folders)}.")
+    base, *others = open_paired(folders)
+    if base.setup.config.method != "vae":
+        raise ValueError(f"The first run is to be a VAE's, but {base.folder} is of {base.setup.config.method}.")
+    return base, others
+
+
 def _images(run: runs.Run) -> dict[str, Any]:
     """What decides which images a run's splits hold, and how they are seen."""
     config = run.setup.config

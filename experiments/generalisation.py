@@ -24,7 +24,7 @@ import numpy as np
 import tyro
 
 from experiments.command_line import command_line
-from experiments.elbos import DRAWS, elbos, open_paired
+from experiments.elbos import DRAWS, elbos, open_with_vae
 from experiments.table1.claims import share_of
 from experiments.table1.tables import nats
 from gpvae_jax import runs
@@ -61,11 +61,7 @@ class Generalisation:
 def main(command: Generalisation) -> None:
     """Measure every split, print the table and keep it."""
     prepare_jax()
-    if len(command.runs) < 2:
-        raise ValueError(f"Give the VAE's run and others to hold against it; got {len(command.runs)}.")
-    base, *others = open_paired(command.runs)
-    if base.setup.config.method != "vae":
-        raise ValueError(f"The first run is to be a VAE's, but {base.folder} is of {base.setup.config.method}.")
+    base, others = open_with_vae(command.runs)
     rows = {run.folder.name: run for run in others}
     for run, steps in itertools.product(others, command.steps):
         if run.setup.config.method in STEPPING:

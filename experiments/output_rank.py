@@ -23,7 +23,7 @@ from typing import Any
 import tyro
 
 from experiments.command_line import command_line
-from experiments.elbos import DRAWS, open_paired
+from experiments.elbos import DRAWS, open_with_vae
 from experiments.generalisation import measure
 from experiments.table1.tables import nats
 from gpvae_jax import compare, runs
@@ -52,11 +52,7 @@ class OutputRank:
 def main(command: OutputRank) -> None:
     """Measure every number of steps and rank, print the table and keep it."""
     prepare_jax()
-    if len(command.runs) < 2:
-        raise ValueError(f"Give the VAE's run and others, most of them of newton; got {len(command.runs)}.")
-    base, *others = open_paired(command.runs)
-    if base.setup.config.method != "vae":
-        raise ValueError(f"The first run is to be a VAE's, but {base.folder} is of {base.setup.config.method}.")
+    base, others = open_with_vae(command.runs)
     rows: dict[str, runs.Run] = {}
     for run in others:
         if run.setup.config.method != "newton":

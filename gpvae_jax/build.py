@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PRNGKeyArray
 
 from gpvae_jax import networks, train
 from gpvae_jax.augmentation import AUGMENTATIONS
@@ -21,8 +20,7 @@ from gpvae_jax.methods.gpvae import as_gaussian, with_weight_kl
 from gpvae_jax.model import latent_model
 from gpvae_jax.naming import unknown
 from gpvae_jax.objectives import frozen, iwae_trained
-from gpvae_jax.observation import Observation, observe
-from gpvae_jax.observation import observation as functions_of
+from gpvae_jax.observation import Observation, observe, of_copies
 from gpvae_jax.optimizers import beta_schedule, build_optimizer, check_train
 from gpvae_jax.settings import has_base, parse_settings
 from gpvae_jax.types import InferenceMethod, LatentModel, Network
@@ -61,23 +59,9 @@ def build(config: Config, dataset: Dataset) -> Setup:
     model, method = build_model_and_method(config, likelihood, data.train.shape[1:], len(data.train))
     if config.train.augment is not None:
         jax.eval_shape(AUGMENTATIONS[config.train.augment], jax.random.key(0), data.train[:1])
-        observation = _of_copies(observation, dataset.levels, likelihood.name)
+        observation = of_copies(observation, dataset.levels, likelihood.name)
     trainer = build_trainer(config.train, model, method, observation, data)
     return Setup(config, given, dataset, observation, likelihood, model, method, trainer, data)
-
-
-def _of_copies(observation: Observation, levels: int | None, likelihood: str) -> Observation:
-    """The observation of images and of changed copies of them, whose grey levels are any between those of the data."""
-    if likelihood == "bernoulli" and levels == 2:
-        # a copy is drawn, and the image itself, of zeros and ones, by the same draw stays as it is
-        return observation._replace(train=functions_of(2, "dynamic").train)
-    if likelihood == "discretized_logistic":
-
-        def on_the_grid(key: PRNGKeyArray, raw: Array) -> Array:
-            return observation.train(key, jnp.round(raw))
-
-        return observation._replace(train=on_the_grid)
-    return observation
 
 
 def build_trainer(

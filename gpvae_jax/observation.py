@@ -85,6 +85,22 @@ def observation(levels: int | None, binarization: str) -> Observation:
     return Observation(draw if binarization == "dynamic" else drawn_once.train, drawn_once.evaluate, draw)
 
 
+def of_copies(functions: Observation, levels: int | None, likelihood: str) -> Observation:
+    """The functions for training on images beside changed copies of them, of any grey levels between those of the data,
+    as a likelihood can take them.
+    """
+    if likelihood == "bernoulli" and levels == 2:
+        # a copy is drawn, and the image itself, of zeros and ones, by the same draw stays as it is
+        return functions._replace(train=observation(2, "dynamic").train)
+    if likelihood != "discretized_logistic":
+        return functions
+
+    def on_the_grid(key: PRNGKeyArray, raw: Array) -> Float[Array, "B *D"]:
+        return functions.train(key, jnp.round(raw))
+
+    return functions._replace(train=on_the_grid)
+
+
 def _check_grey(dataset: Dataset, binarization: str) -> None:
     parts = [part for part in (dataset.train, dataset.validation, dataset.test) if part.size]
     low, high = min(part.min() for part in parts), max(part.max() for part in parts)
