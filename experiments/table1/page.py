@@ -36,8 +36,8 @@ class Page:
 def main(command: Page) -> None:
     """Write the page and its figures."""
     parts = [_HEAD + _order() + _scales(command.results)]
-    for budget in SCALES:
-        tables = tables_of(command.results / budget)
+    of_scales = {budget: tables_of(command.results / budget) for budget in SCALES}
+    for budget, tables in of_scales.items():
         if tables:
             parts.append(overview(budget, [rows for rows, _ in tables.values()]))
         for name, (rows, times) in tables.items():
@@ -50,8 +50,7 @@ def main(command: Page) -> None:
         raise ValueError(
             f"{command.results} holds no finished row beside its VAE; run python -m experiments.table1 first."
         )
-    shown = tables_of(command.results / SHOWN)
-    pages = {path: fill(path.read_text(), shown) for path in sorted(command.docs.glob("*.md"))}
+    pages = {path: fill(path.read_text(), of_scales[SHOWN]) for path in sorted(command.docs.glob("*.md"))}
     for path, text in (pages | {command.out: "\n".join(parts)}).items():
         write_text(path, text)
     print(f"Written: {command.out}")
