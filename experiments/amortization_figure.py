@@ -137,8 +137,8 @@ def _panel(
         second=grid.second[b],
         log_density=grid.log_density[b],
         gaussians=[
-            Gaussian("encoder (AVI), 1 and 2 σ", np.asarray(ascent[0].mean[b]), np.asarray(ascent[0].std[b])),
-            Gaussian("SVI's optimum, 1 and 2 σ", np.asarray(best.mean[b]), np.asarray(best.std[b])),
+            Gaussian("encoder (AVI), 1 σ (dashed: 2 σ)", np.asarray(ascent[0].mean[b]), np.asarray(ascent[0].std[b])),
+            Gaussian("SVI's optimum, 1 σ (dashed: 2 σ)", np.asarray(best.mean[b]), np.asarray(best.std[b])),
         ],
         paths=[Way(f"mean over {STEPS} SAVI steps", np.stack([np.asarray(q.mean[b]) for q in ascent]))],
         images=[("input", x[b])],

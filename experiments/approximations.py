@@ -277,9 +277,10 @@ def _figure(found: dict[str, dict[str, Any]]) -> Any:
             yticks=range(len(names), 0, -1),
             yticklabels=names,
             title=title,
-            xlabel=f"KL(q ‖ p(z|x)) less that of\n“{REFERENCE}” (nats)",
+            xlabel=f"KL(q ‖ p(z|x)) less that of\n“{REFERENCE}” (nats; logarithmic beyond ±0.01)",
         )
         axes.set_xscale("symlog", linthresh=0.01)
+        axes.margins(x=0.08)
         axes.spines[["top", "right"]].set_visible(False)
     return figure
 

@@ -68,6 +68,8 @@ def main(command: Anatomy) -> None:
 def _of_run(run: runs.Run, command: Anatomy) -> dict[str, Any]:
     """Summaries over seeds and examples: {"test" or "train": {quantity: mean, stderr, stderr_over_seeds}}."""
     setup, count = run.setup, command.examples
+    if setup.config.method != "gpvae":
+        raise ValueError(f"A GPVAE run is needed, but {run.folder} is of {setup.config.method}.")
     seen = setup.observation.train(jax.random.key(1), jnp.asarray(setup.dataset.train[:count]))
     images = {"test": setup.observation.evaluate(jnp.asarray(setup.dataset.test[:count])), "train": seen}
 

@@ -86,7 +86,7 @@ def main(command: Figure3) -> None:
             first=grid.first[n],
             second=grid.second[n],
             log_density=grid.log_density[n],
-            gaussians=[Gaussian("base encoder, 1 and 2 σ", np.asarray(base.mean[i]), np.asarray(base.std[i]))],
+            gaussians=[Gaussian("base encoder, 1 σ (dashed: 2 σ)", np.asarray(base.mean[i]), np.asarray(base.std[i]))],
             samples=np.asarray(z[:, i]),
             images=[("input", np.asarray(x[i])), ("rebuilt", rebuilt[n])],
         )

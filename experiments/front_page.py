@@ -21,6 +21,7 @@ import optax
 
 from experiments.command_line import command_line
 from gpvae_jax import likelihoods, networks
+from gpvae_jax.checks import check_at_least
 from gpvae_jax.commands import prepare_jax, save_figure
 from gpvae_jax.data import load
 from gpvae_jax.environment import environment
@@ -55,6 +56,7 @@ class FrontPage:
 def main(command: FrontPage) -> None:
     """Train, grade and draw."""
     prepare_jax()
+    check_at_least(1, epochs=command.epochs)
     data, observation = observe(load("digits"), "dynamic", seed=0)
     model = latent_model(networks.mlp((2,), (128, 128), (8, 8, 1)), likelihoods.bernoulli())
     encoder = networks.mlp((8, 8, 1), (128, 128))

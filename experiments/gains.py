@@ -61,6 +61,8 @@ def finished(folder: Path, config_file: Path) -> dict[str, Path]:
 def gains(folder: Path, config_file: Path) -> list[dict[str, Any]]:
     """Per finished row: name, and for each bound the mean, and the gain over the first row with both errors (nats)."""
     values = {title: example_values(place) for title, place in finished(folder, config_file).items()}
+    if not values:
+        raise ValueError(f"{folder} holds no evaluated row of {config_file}; make them with gpvae compare --config.")
     first = next(iter(values.values()))
     bounds = ["elbo", *sorted((n for n in first if n.startswith("iwae_")), key=lambda n: int(n[5:]))]
     rows = []

@@ -14,27 +14,21 @@ experiments/results/pareto.json, .md and .png.
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import tyro
 from rich.table import Table
 
 from experiments.command_line import command_line
 from experiments.gains import finished, gains, written
+from experiments.scatter import BOUNDS, figure, front
 from experiments.table1.tables import BUDGETS, SLACK
 from gpvae_jax import compare, runs
 from gpvae_jax.commands import prepare_jax, save_figure
 from gpvae_jax.environment import environment
 from gpvae_jax.evaluate.run import example_values
 from gpvae_jax.files import write_json, write_text
-from gpvae_jax.plots.style import FAINT, INK, WIDTH, Style, in_style, marker, method_styles
-from gpvae_jax.plots.tradeoff import label_points
 from gpvae_jax.progress import console, say
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -53,6 +47,10 @@ def main(command: Pareto) -> None:
     """Measure, print and draw."""
     prepare_jax()
     compared = {t: runs.open_run(f) for t, f in finished(command.folder, command.config).items()}
+    if not compared:
+        raise ValueError(
+            f"{command.folder} holds no evaluated row of {command.config}; make them with gpvae compare --config."
+        )
     first, *others = compared
     # what others are trained on from is no method of its own
     configs = [run.setup.config for run in compared.values()]
@@ -62,9 +60,7 @@ def main(command: Pareto) -> None:
     won = [row for row in gains(command.folder, command.config) if row["name"] in compared]
     methods = {run.folder.name: run.setup.config.method for run in compared.values()}
     rows = _rows(times, won, {t: _family(run, methods) for t, run in compared.items()})
-    fronts = {
-        bound: front([row["time"] for row in rows], [row[bound]["mean"] for row in rows]) for bound in ("elbo", "iwae")
-    }
+    fronts = {bound: front([row["time"] for row in rows], [row[bound]["mean"] for row in rows]) for bound in BOUNDS}
     best = {f"{budget:g}×": _best_within(rows, budget) for budget in BUDGETS}
     console.print(_table(rows, fronts))
     for budget, names in best.items():
@@ -94,17 +90,6 @@ def _family(run: runs.Run, methods: Mapping[str, str]) -> str:
     start = Path(config.train.start_from or "").name
     untrained = config.train.epochs == 0 and config.method not in ("svi", methods.get(start))  # svi is never trained
     return f"{family} at test time" if untrained else family
-
-
-def front(times: list[float], values: list[float]) -> list[int]:
-    """Indices, by rising time, of the points that no other is as fast as, within `SLACK`, and better than."""
-    order, best, kept = sorted(range(len(times)), key=lambda i: (times[i], -values[i])), -np.inf, []
-    for i in order:
-        as_fast = max(value for time, value in zip(times, values, strict=True) if time <= SLACK * times[i])
-        if best < values[i] == as_fast:
-            best = values[i]
-            kept.append(i)
-    return kept
 
 
 def _rows(latency: dict[str, float], found: list[dict[str, Any]], families: dict[str, str]) -> list[dict[str, Any]]:
@@ -151,49 +136,6 @@ def budgets(rows: list[dict[str, Any]], best: dict[str, dict[str, str]]) -> str:
         ]
         lines.append("| " + " | ".join([budget, *cells]) + " |")
     return "\n".join(lines) + "\n"
-
-
-def figure(rows: list[dict[str, Any]], fronts: dict[str, list[int]]) -> "Figure":
-    """Gain in each bound over the first row against time, one look per family, the front as a line and named."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter
-
-    styles = method_styles(row["family"] for row in rows)
-    drawn = Figure((1.3 * WIDTH, 8.6), layout="constrained", facecolor="white")
-    panels = drawn.subplots(2, 1, sharex=True)
-    for axes, (bound, kept) in zip(panels, fronts.items(), strict=True):
-        _panel(axes, rows, bound, kept, styles)
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}×"))
-    panels[1].set_xlabel(f"time to infer q(z|x), in units of {rows[0]['name']}'s (logarithmic)")
-    handles = {label: h for h, label in zip(*panels[0].get_legend_handles_labels(), strict=True)}
-    drawn.legend(
-        handles.values(), handles, loc="outside lower center", ncols=5, frameon=False, fontsize=8, labelcolor=INK
-    )
-    for axes, (bound, kept) in zip(panels, fronts.items(), strict=True):
-        low = axes.get_ylim()[0]
-        points = {r["name"]: (r["time"], r[bound]["gain"], r[bound]["se"]) for r in rows if r[bound]["gain"] > low}
-        label_points(drawn, axes, points, [rows[i]["name"] for i in kept if rows[i]["name"] in points])
-    return drawn
-
-
-def _panel(axes: "Axes", rows: list[dict[str, Any]], bound: str, kept: list[int], styles: Mapping[str, Style]) -> None:
-    """Every row's gain in one bound; what lies a third of the greatest gain below zero is only named."""
-    gain = [row[bound]["gain"] for row in rows]
-    lowest, end = -0.35 * max(gain), 4 * max(row["time"] for row in rows)
-    for row in rows:
-        error = row[bound]["se"] if np.isfinite(row[bound]["se"]) else 0.0
-        look = marker(styles[row["family"]]) | {"label": row["family"]}
-        axes.errorbar(row["time"], row[bound]["gain"], error, elinewidth=1.0, capsize=2, **look)
-    corners = [(rows[i]["time"], gain[i]) for i in kept] + [(end, gain[kept[-1]])]
-    in_style(axes).step(*zip(*corners, strict=True), where="post", color=FAINT, linewidth=1.2, zorder=1)
-    axes.axhline(0, color=FAINT, linewidth=0.7)
-    name = "ELBO" if bound == "elbo" else "IWAE bound"
-    axes.set(
-        xscale="log", xlim=(0.6, end), ylim=(lowest, 1.25 * max(gain)), ylabel=f"{name} over {rows[0]['name']} (nats)"
-    )
-    if below := [f"{row['name']} ({row[bound]['gain']:.1f})" for row in rows if row[bound]["gain"] < lowest]:
-        text = "below: " + ", ".join(below)
-        axes.text(0.99, 0.02, text, transform=axes.transAxes, ha="right", size=8, color=INK)
 
 
 def _share(row: dict[str, Any]) -> str:

@@ -26,6 +26,7 @@ from gpvae_jax.data import Dataset, load
 from gpvae_jax.environment import environment
 from gpvae_jax.evaluate import importance_bounds
 from gpvae_jax.files import write_text
+from gpvae_jax.naming import unknown
 
 RESULTS = Path(__file__).parent / "results" / "tuning.jsonl"
 TRIALS = 5
@@ -65,6 +66,8 @@ class Tune:
 
 def trials(method: str) -> list[str]:
     """Labels of the trials, that of the first values first."""
+    if method not in SPACES:
+        raise ValueError(unknown("method to tune", method, SPACES))
     space = RATES | SPACES[method]
     points = [
         ":".join([method, *FIXED.get(method, ()), *(f"{k}={v}" for k, v in zip(space, point, strict=True))])
@@ -99,6 +102,7 @@ def run_trial(settings: config.Config, data: Dataset) -> dict[str, float]:
 def main(command: Tune) -> None:
     """Run what has not been run."""
     prepare_jax()
+    labels = {method: trials(method) for method in command.methods}
     RESULTS.parent.mkdir(exist_ok=True)
     done = {json.loads(line)["label"] for line in RESULTS.read_text().splitlines()} if RESULTS.exists() else set()
     data = load("mnist")
@@ -111,7 +115,7 @@ def main(command: Tune) -> None:
         }
     )
     for method in command.methods:
-        for label, settings in compare.configs(base, trials(method), RESULTS.parent).items():
+        for label, settings in compare.configs(base, labels[method], RESULTS.parent).items():
             if label in done:
                 continue
             found = {"label": label, "train_images": command.train_images, "epochs": command.epochs}

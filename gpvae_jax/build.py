@@ -27,6 +27,14 @@ from gpvae_jax.types import InferenceMethod, LatentModel, Network
 
 ARCHITECTURES = ("mlp", "conv")
 BASE = "base="  # the setting that names the method another is built over
+# what shapes a method's own loss and nothing else, besides num_samples, which does so in all of them
+OF_LOSS = {
+    "vae": {"analytic_kl"},
+    "gpvae": {"objective"},
+    "iwae": {"doubly_reparameterized"},
+    "mixture": {"estimator", "num_drawn"},
+    "recmix": {"objective", "cap", "cap_on", "against", "entropy_weight"},
+}
 
 
 class Setup(NamedTuple):
@@ -267,10 +275,22 @@ def check_used(config: Config) -> None:
         raise ValueError("frozen is for what is trained on, but epochs is 0 here; leave it out.")
     if config.train.augment is not None and not config.train.epochs:
         raise ValueError("augment is for training images, but epochs is 0 here; leave it out.")
-    own, _ = _own_and_base(config)
+    own, over = _own_and_base(config)
     _, settings = _factory(config.method, own, 1)
     if samples is not None and settings.get("refinement") == "newest":
         raise ValueError("refinement=newest trains the newest component alone, but iwae_samples all; leave one out.")
+    of_loss = sorted(settings.keys() & ({"num_samples"} | OF_LOSS.get(config.method, set())))
+    if samples is not None and of_loss:
+        raise ValueError(
+            f"iwae_samples replaces the loss of {config.method}, which {' and '.join(of_loss)} would shape; leave one "
+            "of them out."
+        )
+    if config.train.epochs and ((over and over[0] == "svi") or (samples is not None and config.method == "svi")):
+        raise ValueError(
+            "svi optimises every example's posterior and lets no gradient through, so that as a base, or on the "
+            "importance-weighted bound, nothing would train its encoder; train the method without it and refine the "
+            "finished run with --refine svi."
+        )
 
 
 def check_closed_form(config: Config) -> None:
@@ -280,9 +300,11 @@ def check_closed_form(config: Config) -> None:
         return
     check_at_least(1, closed_form=count)
     own, _ = _own_and_base(config)
-    is_full = config.method == "gpvae" and _factory("gpvae", own, 1)[1].get("weight_posterior") == "full"
-    if config.train.epochs or not is_full:
+    settings = _factory("gpvae", own, 1)[1] if config.method == "gpvae" else {}
+    if config.train.epochs or settings.get("weight_posterior") != "full":
         raise ValueError(
             "closed_form needs epochs 0, start_from, and the method gpvae with weight_posterior=full, got epochs "
             f"{config.train.epochs} and {config.method} with {', '.join(config.settings) or 'no settings'}."
         )
+    if "prior_scale" in settings:
+        raise ValueError("closed_form finds the prior_scale of the greatest evidence; leave the setting out.")

@@ -14,11 +14,15 @@ from jaxtyping import PyTree
 
 
 def save(folder: str | Path, step: int, tree: PyTree) -> None:
-    """Write `tree` as the only checkpoint in `folder`; the one before is removed after this one is complete."""
+    """Write `tree` as the only checkpoint in `folder`; the one before is removed after this one is complete, or before,
+    where it is not of an earlier step: orbax would keep that one and say nothing.
+    """
     import orbax.checkpoint as ocp
 
     options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
     with ocp.CheckpointManager(Path(folder).resolve(), options=options) as manager:
+        for later in [kept for kept in manager.all_steps() if kept >= step]:
+            manager.delete(later)
         manager.save(step, args=ocp.args.StandardSave(_flat(_keys_as_data(tree))))
 
 

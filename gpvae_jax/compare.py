@@ -40,6 +40,10 @@ def configs(base: config.Config, labels: Sequence[str], out: Path) -> dict[str, 
         head, *settings = label.split(":")
         title, titled, name = head.partition("=")
         title, name = (title, name) if titled else (label, head)
+        if not folder_name(title).strip("-."):
+            raise ValueError(
+                f"A row's title names its folder, but '{label}' has none; write TITLE=NAME, or NAME alone."
+            )
         if title in made:
             raise ValueError(f"Each row of a comparison is named once, but '{title}' comes twice.")
         own = tuple(item for item in settings if not _of_run(item))
@@ -163,26 +167,36 @@ def latencies(compared: dict[str, runs.Run]) -> dict[str, Latency]:
 
 
 def pictures(compared: dict[str, runs.Run], made: list[CompareRow]) -> list[Picture]:
-    """The report's figures: learning curves, likelihood against time, reconstructions, prior samples."""
+    """The report's figures: learning curves of what was trained, likelihood against time, and of examples that can be
+    drawn reconstructions and prior samples.
+    """
     styles = plots.method_styles(compared)
-    histories = {name: rows for name, run in compared.items() if (rows := runs.history(run.folder))}
-    params = {name: params_by_seed(run)[0] for name, run in compared.items()}
+    found: list[Picture] = []
+    if histories := {name: rows for name, run in compared.items() if (rows := runs.history(run.folder))}:
+        found.append(
+            Picture(
+                "Learning curves",
+                "The bound on held-out validation data decides which epoch is kept (marked) and when to stop.",
+                plots.learning_curves(histories, styles),
+            )
+        )
+    found.append(
+        Picture(
+            "Likelihood against time",
+            "Up is a tighter bound on the test likelihood, left is faster inference.",
+            plots.likelihood_against_time(made, styles),
+        )
+    )
     any_run = next(iter(compared.values()))
+    if not plots.drawable(any_run.setup.model.data_shape):
+        return found
+    params = {name: params_by_seed(run)[0] for name, run in compared.items()}
     x = test_images(any_run)
     value_range = (0.0, 1.0) if any_run.setup.dataset.levels is not None else (float(x.min()), float(x.max()))
     rebuilt = {name: reconstruct(run, params[name], x) for name, run in compared.items()}
     drawn = {name: draw(run, params[name], 2 * SHOWN, seed=0) for name, run in compared.items()}
     return [
-        Picture(
-            "Learning curves",
-            "The bound on held-out validation data decides which epoch is kept (marked) and when to stop.",
-            plots.learning_curves(histories, styles),
-        ),
-        Picture(
-            "Likelihood against time",
-            "Up is a tighter bound on the test likelihood, left is faster inference.",
-            plots.likelihood_against_time(made, styles),
-        ),
+        *found,
         Picture(
             "Reconstructions",
             "Test examples, and what each model makes of one sample of its posterior for them.",
@@ -216,8 +230,12 @@ def draw(run: runs.Run, params: Params, count: int, *, seed: int) -> np.ndarray:
 
 
 def report(folder: Path, compared: dict[str, runs.Run], command: str) -> tuple[list[CompareRow], Path]:
-    """Write report.html, table.md, table.csv and table.tex into `folder`; returns the rows and the report's path."""
+    """Write table.md, table.csv, table.tex and report.html into `folder`; returns the rows and the report's path."""
     made = rows(compared)
+    write_text(folder / "table.md", table(made, "markdown") + f"\n{conclusion(compared)}\n")
+    write_text(folder / "table.csv", table(made, "csv"))
+    below = f"\\par\\medskip{{\\footnotesize {escape_latex(conclusion(compared))}}}\n"
+    write_text(folder / "table.tex", table(made, "latex") + below)
     path = write_report(
         folder / "report.html",
         f"Inference methods on {next(iter(compared.values())).setup.dataset.name}",
@@ -227,10 +245,6 @@ def report(folder: Path, compared: dict[str, runs.Run], command: str) -> tuple[l
         command=command,
         notes=[conclusion(compared), *_notes(next(iter(compared.values())))],
     )
-    write_text(folder / "table.md", table(made, "markdown") + f"\n{conclusion(compared)}\n")
-    write_text(folder / "table.csv", table(made, "csv"))
-    below = f"\\par\\medskip{{\\footnotesize {escape_latex(conclusion(compared))}}}\n"
-    write_text(folder / "table.tex", table(made, "latex") + below)
     return made, path
 
 

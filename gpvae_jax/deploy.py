@@ -39,6 +39,7 @@ def export_inference(
         raise ValueError(f"An exported program draws at least 1 sample, got num_samples={num_samples}.")
 
     def infer(seed: Array, x: Array) -> dict[str, Array]:
+        x = x.astype(jnp.result_type(float))  # what the parameters were trained in
         key_posterior, key_z = jax.random.split(jax.random.key(seed))
         q, _ = method.posterior(params, key_posterior, x)
         z, log_q = q.sample_and_log_prob(key_z, num_samples)

@@ -4,12 +4,18 @@ import io
 import json
 import math
 import os
+import uuid
 import zipfile
+import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import jax
 import numpy as np
+
+# what numpy raises on a damaged .npz or .npy file
+DAMAGED = (ValueError, OSError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
 
 def plain(values: Any) -> Any:
@@ -38,7 +44,9 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path) as arrays:
             return {name: arrays[name] for name in arrays.files}
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (FileNotFoundError, PermissionError):
+        raise
+    except DAMAGED as error:
         raise ValueError(f"{path} is damaged, {error}; remove it and make it anew.") from error
 
 
@@ -55,17 +63,23 @@ def write_text(path: Path, text: str) -> None:
 def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Write arrays as .npz atomically."""
     buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **arrays)
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
     write_bytes(path, buffer.getvalue())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file atomically: a reader finds the old or the new one, never a part."""
+    """Write a file atomically."""
+    write_with(path, lambda file: file.write(content))
+
+
+def write_with(path: Path, write_to: Callable[[BinaryIO], Any]) -> None:
+    """Have a file written atomically: a reader finds the old or the new one, never a part."""
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder, and a file is to be written there; give the file's name.")
-    draft = path.with_name(path.name + ".part")
+    draft = path.with_name(f".{path.name}-{uuid.uuid4().hex}")  # in the same folder, so that renaming is atomic
     try:
-        draft.write_bytes(content)
+        with draft.open("xb") as file:
+            write_to(file)
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)

@@ -19,7 +19,7 @@ from rich.progress import (
 )
 
 console = Console(highlight=False)
-say = functools.partial(console.print, soft_wrap=True)
+say = functools.partial(console.print, soft_wrap=True, markup=False)  # what is in brackets is the text's own
 
 
 def page(width: int) -> Console:
@@ -46,13 +46,13 @@ class Bars(Progress):
 def bars() -> Progress:
     """A progress bar with the time left and a text of one's own."""
     return Bars(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("elapsed,"),
         TimeRemainingColumn(elapsed_when_finished=False),
-        TextColumn("left  {task.fields[text]}"),
+        TextColumn("left  {task.fields[text]}", markup=False),
         console=console,
     )
 

@@ -66,7 +66,10 @@ def refined(run: Run, name: str, steps: int | None = None, settings: Sequence[st
     label = folder_name(":".join([name, *(f"{key}={value}" for key, value in sorted(chosen.items()))]))
     method = setup.method._replace(posterior=posterior)
     return run._replace(
-        folder=run.folder / "refined" / label, setup=setup._replace(method=method), trained=run.trained or run.folder
+        folder=run.folder / "refined" / label,
+        setup=setup._replace(method=method),
+        trained=run.trained or run.folder,
+        refinement=name,
     )
 
 
@@ -75,9 +78,14 @@ def with_steps(run: Run, steps: int | None = None, output_rank: int | None = Non
 
     What was trained through one step may well take more where the answer counts. output_rank: of newton's steps the
     gradients from so many directions of the decoder's output (`reduced_outputs`). Raises ValueError where neither is
-    given, where the method takes no steps, on a number below 0, and where the run has no such gradients; in use on a
-    rank out of range.
+    given, where the method takes no steps, on a number below 0, where the run has no such gradients, and on a run
+    that is `refined` already, which can only come after; in use on a rank out of range.
     """
+    if run.refinement is not None:
+        raise ValueError(
+            f"{run.folder} is refined by {run.refinement}, and its own steps come before that; give the run its steps "
+            "first and refine the result."
+        )
     if steps is None and output_rank is None:
         raise ValueError("Say what is to change, the number of steps or of output directions; got neither.")
     if output_rank is not None:

@@ -41,6 +41,7 @@ class Run(NamedTuple):
     setup: Setup
     trained: Path | None = None  # the run whose parameters it has, where they are not its own
     adapt: Callable[[Params], Params] = lambda params: params  # from a seed's trained parameters to those used
+    refinement: str | None = None  # the method that refines its posterior, where one does
 
 
 def open_run(folder: str | Path, data: Dataset | None = None) -> Run:
@@ -123,17 +124,8 @@ def create(folder: str | Path, settings: config.Config, data: Dataset | None = N
     if (folder / "config.json").exists():
         raise FileExistsError(f"{folder} already holds a run; continue it with --resume or choose another folder.")
     data = load_data(settings) if data is None else data
-    setup = build(settings, data)
-    check_used(settings)
-    run, before = Run(folder, setup), 0
-    jax.eval_shape(
-        functools.partial(_first_loss, setup), jax.random.key(0), setup.data.train[: settings.train.batch_size]
-    )
-    if settings.train.start_from is not None:
-        trained = _start_of(settings, data)
-        jax.eval_shape(_start_from(run, trained), _abstract_state(trained).best)
-        best_params(trained)
-        before = trained_epochs(trained.folder)
+    setup = checked(settings, data)
+    before = 0 if settings.train.start_from is None else _check_start(setup)
     folder.mkdir(parents=True, exist_ok=True)
     record = {
         "config": config.to_dict(setup.config),
@@ -147,7 +139,29 @@ def create(folder: str | Path, settings: config.Config, data: Dataset | None = N
         "environment": environment(),
     }
     write_json(folder / "config.json", record)
-    return run
+    return Run(folder, setup)
+
+
+def checked(settings: config.Config, data: Dataset, *, start_is_there: bool = False) -> Setup:
+    """What a run would be made of. Raises ValueError, one sentence, on whatever can be wrong with its settings; of what
+    it starts from only where `start_is_there`: that may be another run that is still to be trained.
+    """
+    setup = build(settings, data)
+    check_used(settings)
+    jax.eval_shape(
+        functools.partial(_first_loss, setup), jax.random.key(0), setup.data.train[: settings.train.batch_size]
+    )
+    if start_is_there and settings.train.start_from is not None:
+        _check_start(setup)
+    return setup
+
+
+def _check_start(setup: Setup) -> int:
+    """How many epochs the run that this one starts from was trained. Raises where that one is no start for it."""
+    trained = _start_of(setup.config, setup.given)
+    jax.eval_shape(_start_from(Run(trained.folder, setup), trained), _abstract_state(trained).best)
+    best_params(trained)
+    return trained_epochs(trained.folder)
 
 
 def load_data(settings: config.Config) -> Dataset:
@@ -167,10 +181,15 @@ def records(
     A checkpoint is written when `save_every` seconds have passed since the last, at the end, and where the caller stops
     between two epochs; a diverging run keeps its last good state. An interrupt within an epoch, which was given the
     state's buffers, leaves the last checkpoint. Resuming repeats nothing and leaves nothing out: the parameters come
-    out the same. A closed-form fit, which has no epochs, tells `progress` the share done.
+    out the same. A closed-form fit, which has no epochs, tells `progress` the share done, and leaves closed_form.json.
+    Raises FileExistsError where the folder holds trained parameters and `resume` is not asked for.
     """
     settings = run.setup.config.train
     state = None
+    if not resume and (run.folder / "best").exists():
+        raise FileExistsError(
+            f"{run.folder} already holds trained parameters; continue with resume, or train in another folder."
+        )
     if resume and checkpoint.latest(run.folder / "last") is not None:
         _, state = checkpoint.restore(run.folder / "last", _abstract_state(run))
     _cut_metrics(run.folder, 0 if state is None else int(np.max(state.epoch)))
@@ -234,11 +253,14 @@ def _start_from(run: Run, trained: Run) -> Callable[[Params], train.TrainState]:
 
 
 def _fitted(run: Run, state: train.TrainState, count: int, progress: Callable[[float], None]) -> train.TrainState:
-    """The state with every seed's error posterior in closed form, from `count` examples of the kind asked for."""
+    """The state with every seed's error posterior in closed form, from `count` examples of the kind asked for; the
+    scales that were chosen, and their evidence, are written down.
+    """
     setup, seeds = run.setup, run.setup.config.train.num_seeds
     raw, observe = np.asarray(setup.data.train[:count]), setup.observation.train
     each = [state] if seeds is None else [jax.tree.map(lambda a, r=r: a[r], state) for r in range(seeds)]
-    fitted = []
+    fitted: list[train.TrainState] = []
+    chosen: list[dict[str, Any]] = []
     for number, one in enumerate(each):
         key_sample, key_fit = jax.random.split(jax.random.fold_in(one.key, 0))
         if setup.config.train.examples == "model":
@@ -254,6 +276,8 @@ def _fitted(run: Run, state: train.TrainState, count: int, progress: Callable[[f
             progress=lambda done, number=number: progress((number + done) / len(each)),  # type: ignore[misc]
         )
         fitted.append(setup.trainer.start(found.params, one.key))
+        chosen.append({"prior_scale": found.prior_scale, "log_evidence": found.log_evidence})
+    write_json(run.folder / "closed_form.json", {"seeds": chosen})
     return fitted[0] if seeds is None else jax.tree.map(lambda *leaves: jnp.stack(leaves), *fitted)
 
 
@@ -331,6 +355,17 @@ def history(folder: Path, count: int | None = None) -> list[dict[str, Any]]:
         return [json.loads(line) for line in path.read_text().splitlines()[:count]]
     except ValueError as error:
         raise ValueError(f"{path} is damaged, {error}; continue the run with --resume, or train it anew.") from error
+
+
+def ended(run: Run) -> bool:
+    """Whether training has come to its end: all epochs, the patience of every seed, or no seed with finite losses."""
+    kept = checkpoint.latest(run.folder / "last")
+    if kept is None:
+        return False
+    if kept >= run.setup.config.train.epochs:
+        return True
+    last = history(run.folder, kept)[-1] if kept else {"stopped": False, "failed_step": -1}
+    return bool(np.all(np.asarray(last["stopped"]) | (np.asarray(last["failed_step"]) >= 0)))
 
 
 def epochs_before(folder: Path) -> int:

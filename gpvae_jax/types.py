@@ -21,6 +21,18 @@ class Params(NamedTuple):
     model: PyTree  # θ
     inference: PyTree  # φ
 
+    def of(self, part: str) -> "Params":
+        """With φ of one part alone, such as "base", the method that another is built over. Raises ValueError where φ
+        has no such part.
+        """
+        if not isinstance(self.inference, dict) or part not in self.inference:
+            has = sorted(self.inference) if isinstance(self.inference, dict) else type(self.inference).__name__
+            raise ValueError(
+                f"The parameters φ of this method have a part '{part}', but those given have only {has}; put trained "
+                'ones in as in Params(p.model, {"base": p.inference}), or take init and warm_start.'
+            )
+        return Params(self.model, self.inference[part])
+
 
 class LastLayer(NamedTuple):
     """How a network ends: out = features(params, x) W + b, flattened."""

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray, PyTree
 
-from gpvae_jax.mixtures.components import TRUNK, perturbed
+from gpvae_jax.mixtures.components import in_trunk, perturbed
 from gpvae_jax.types import Params
 
 PERTURBATION = 0.1  # of the components after the first, in units of each parameter array's standard deviation
@@ -51,38 +51,51 @@ def _grown(fresh: Any, trained: Any, key: PRNGKeyArray, noise: float | None) -> 
     if jax.tree.map(jnp.shape, new) == jax.tree.map(jnp.shape, old):
         return trained
 
-    def joined(old: PyTree, new: PyTree) -> PyTree:
-        return jax.tree.map(lambda a, b: jnp.concatenate([a, b[len(a) :]]), old, new)
-
-    shared = TRUNK in old and jax.tree.map(jnp.shape, new[TRUNK]) == jax.tree.map(jnp.shape, old[TRUNK])
-    stacked = {name: value for name, value in old.items() if not (shared and name == TRUNK)}
-    first = old | jax.tree.map(lambda leaf: leaf[0], stacked)
+    single = _single(new, old)
+    first = jax.tree.map(lambda s, leaf: leaf if s else leaf[0], single, old)
     copies = _spread(new, first, key, noise)
-    grown = {"components": old | {name: joined(value, copies[name]) for name, value in stacked.items()}}
-    _same_shapes(new, grown["components"], "φ['components']")
-    weights = set(trained) - {"components"}
-    return grown | {name: joined(trained[name], fresh[name]) if trained[name] else fresh[name] for name in weights}
+    copies = {name: copies[name] for name in old}
+    components = jax.tree.map(lambda s, a, b: a if s else _joined(a, b), single, old, copies)
+    _same_shapes(new, components, "φ['components']")
+    weights = {
+        name: jax.tree.map(_joined, value, fresh[name]) if value else fresh[name]
+        for name, value in trained.items()
+        if name != "components"
+    }
+    return {"components": components} | weights
+
+
+def _joined(old: jax.Array, new: jax.Array) -> jax.Array:
+    """The old components and what is more of the new ones."""
+    return jnp.concatenate([old, new[len(old) :]])
 
 
 def _spread(stacked: Any, trained: Any, key: PRNGKeyArray, noise: float | None) -> PyTree:
     """The trained φ as every component, noisy after the first, or as the first alone; a shared trunk stays single."""
     if "base" in stacked and "base" not in trained:
         return stacked | {"base": _spread(stacked["base"], trained, key, noise)}
-    trunk = TRUNK in trained and jax.tree.map(jnp.shape, stacked[TRUNK]) == jax.tree.map(jnp.shape, trained[TRUNK])
-    own = {name: value for name, value in trained.items() if not (trunk and name == TRUNK)}
-    count = jax.tree.leaves({name: stacked[name] for name in own})[0].shape[0]
-    first = jax.tree.map(lambda leaf: leaf[0], {name: stacked[name] for name in own})
-    _same_shapes(first, own, "φ of a component")
+    there = {name: value for name, value in stacked.items() if name in trained}
+    single = _single(there, trained)
+    alone = {path for path, is_single in jax.tree.leaves_with_path(single) if is_single}
+    first = jax.tree.map_with_path(lambda path, leaf: leaf if path in alone or not leaf.ndim else leaf[0], there)
+    _same_shapes(first, trained, "φ of a component")
+    own = [leaf for path, leaf in jax.tree.leaves_with_path(trained) if path not in alone]
+    fresh = [leaf for path, leaf in jax.tree.leaves_with_path(there) if path not in alone]
 
-    def component(m: int) -> PyTree:
+    def component(m: int) -> list[jax.Array]:
         if m == 0:
             return own
-        if noise is None:
-            return jax.tree.map(lambda leaf: leaf[m], {name: stacked[name] for name in own})
-        return perturbed(jax.random.fold_in(key, m), own, noise)
+        return [leaf[m] for leaf in fresh] if noise is None else perturbed(jax.random.fold_in(key, m), own, noise)
 
-    grafted = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(component(m) for m in range(count)))
-    return stacked | grafted | ({TRUNK: trained[TRUNK]} if trunk else {})
+    each = [component(m) for m in range(len(fresh[0]))]
+    grafted = map(jnp.stack, zip(*each, strict=True))
+    return stacked | jax.tree.map(lambda s, leaf: leaf if s else next(grafted), single, trained)
+
+
+def _single(stacked: PyTree, other: PyTree) -> PyTree:
+    """For every leaf of `other` whether it is a shared trunk's, of which the components `stacked` have one as well."""
+    shapes = {path: jnp.shape(leaf) for path, leaf in jax.tree.leaves_with_path(stacked)}
+    return jax.tree.map_with_path(lambda path, leaf: in_trunk(path) and shapes.get(path) == jnp.shape(leaf), other)
 
 
 def _same_shapes(fresh: PyTree, trained: PyTree, what: str) -> None:

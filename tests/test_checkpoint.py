@@ -37,6 +37,13 @@ def test_newest_replaces_the_one_before(tmp_path: Path) -> None:
     assert checkpoint.restore(tmp_path, {"x": jnp.zeros(2)})[1]["x"].tolist() == [5.0, 5.0]
 
 
+def test_an_earlier_or_the_same_step_replaces_as_well(tmp_path: Path) -> None:
+    for step, value in ((5, 1.0), (5, 2.0), (3, 3.0)):
+        checkpoint.save(tmp_path, step, {"x": jnp.full(2, value)})
+        found, restored = checkpoint.restore(tmp_path, {"x": jnp.zeros(2)})
+        assert (found, restored["x"].tolist()) == (step, [value, value])
+
+
 def test_incomplete_write_is_not_taken_for_a_checkpoint(tmp_path: Path) -> None:
     checkpoint.save(tmp_path, 1, {"x": jnp.ones(2)})
     (tmp_path / "2.orbax-checkpoint-tmp").mkdir()  # what a killed process leaves behind

@@ -94,6 +94,61 @@ def test_compare_trains_once_and_reports(capsys: pytest.CaptureFixture[str], tmp
     assert "train.learning_rate = 0.001, but 0.5 was asked for" in error
 
 
+def test_what_cannot_be_drawn_is_left_out_and_the_rest_is_there(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path, first, out = tmp_path / "two.npz", tmp_path / "first", tmp_path / "compare"
+    np.savez(path, train=np.stack([GREY, GREY[::-1]], axis=-1))  # of two channels
+    assert gpvae(capsys, "train", "--data", str(path), "--out", str(first), *SMALL)[0] == 0
+    assert gpvae(capsys, "sample", str(first))[0] == 0
+    assert gpvae(capsys, "plot", str(first))[0] == 0
+    assert {file.name for file in first.glob("*.png")} == {"learning_curve.png"}
+    assert (first / "samples.npz").is_file()
+    untrained = [*SMALL[:-2], "--epochs", "0", "--start-from", str(first), "--num-samples", "2"]
+    methods = ["--methods", "vae", "savi"]
+    assert gpvae(capsys, "compare", "--data", str(path), "--out", str(out), *untrained, *methods)[0] == 0
+    assert (out / "report.html").read_text().count("data:image/png;base64,") == 1  # likelihood against time
+    status, _, error = gpvae(capsys, "plot", str(out / "savi"))
+    assert (status, "so there is nothing to draw" in error) == (1, True)
+
+
+def test_every_row_of_a_comparison_is_checked_before_the_first_is_trained(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, data: str
+) -> None:
+    ask = ["compare", "--data", data, "--out", str(tmp_path / "compare"), *SMALL]
+    doubly = ["--iwae-samples", "2", "--doubly-reparameterized"]
+    for more, words in (
+        ([*doubly, "--methods", "vae", "recmix"], "doubly"),
+        (["--methods", "vae", "iaf:train.start_from=nowhere"], "nowhere is not a run folder"),
+        (["--methods", "vae", "newton:base=iaf"], "iaf"),
+    ):
+        status, _, error = gpvae(capsys, *ask, *more)
+        assert (status, words in error.lower()) == (1, True), error
+        assert not (tmp_path / "compare").exists()
+
+
+def test_a_half_trained_row_that_was_evaluated_is_trained_to_its_end(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, data: str
+) -> None:
+    ask = ["compare", "--data", data, "--out", str(tmp_path), "--num-samples", "2", *SMALL, "--methods", "vae"]
+    assert gpvae(capsys, *ask)[0] == 0
+    run = runs.open_run(tmp_path / "vae")
+    shutil.rmtree(run.folder / "best")
+    shutil.rmtree(run.folder / "last")
+    for _ in runs.records(run):
+        break  # as by ctrl-c after the first epoch
+    assert not runs.ended(run)
+    assert gpvae(capsys, "evaluate", str(run.folder), "--num-samples", "2")[0] == 0
+    assert gpvae(capsys, *ask)[0] == 0
+    assert runs.ended(run)
+    assert len(runs.history(run.folder)) == 2
+
+
+def test_text_in_brackets_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    progress.say("Highest bound: [big], in [/x]")
+    assert capsys.readouterr().out == "Highest bound: [big], in [/x]\n"
+
+
 def test_labels_set_the_runs_settings_and_the_test_set_can_be_cut(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, data: str
 ) -> None:
@@ -166,6 +221,8 @@ def test_list_names_every_method_and_its_settings(
         (["export", "nowhere"], "nowhere is not a run folder"),
         (["train", "--learning-rate", "-1"], "learning_rate must be above 0, got -1.0"),
         (["compare", "--methods", "vae", "vae=iaf"], "named once, but 'vae' comes twice"),
+        (["compare", "--methods", "=vae"], "A row's title names its folder, but '=vae' has none"),
+        (["compare", "--methods", "..=vae"], "A row's title names its folder"),
         (["compare", "--methods", "vae:train.epoch=3"], "did you mean 'train.epochs'?"),
         (["compare", "--methods", "vae:training.epochs=3"], "did you mean 'train'?"),
         (["compare", "--methods", "vae", "d=vae:data.name=mnist"], "'d' asks for data.name=mnist where the others"),

@@ -10,6 +10,10 @@ import pytest
 
 from gpvae_jax import cli
 from gpvae_jax.deploy import PLATFORMS, export_inference, load_inference
+from gpvae_jax.likelihoods import bernoulli
+from gpvae_jax.methods import vae
+from gpvae_jax.model import latent_model
+from gpvae_jax.networks import conv_decoder, conv_encoder
 from tests.cases import CASES, X
 
 ALONE = """
@@ -41,6 +45,18 @@ def test_the_program_is_the_jitted_posterior(name, tmp_path):
         np.testing.assert_allclose(out["z"], z, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(out["log_q"], log_q, rtol=1e-4, atol=1e-4)
     assert set(out) == {"z", "log_q"} | ({"mean", "variance"} if name != "iaf" else set())
+
+
+def test_a_convolutional_program_of_double_precision():
+    with jax.enable_x64(True):
+        model = latent_model(conv_decoder(2, (16, 16, 1), width=2, features=4), bernoulli())
+        method = vae(model, conv_encoder((16, 16, 1), width=2, features=4))
+        x = np.random.default_rng(0).uniform(size=(3, 16, 16, 1)).astype(np.float32)
+        params = method.init(jax.random.key(0), jnp.asarray(x, jnp.float64))
+        program = jax.export.deserialize(bytearray(export_inference(method, model, params)))
+        z = program.call(np.uint32(0), x)["z"]
+    assert z.dtype == np.float64
+    assert np.isfinite(z).all()
 
 
 def test_a_run_is_exported_and_runs_with_jax_alone(tmp_path, capsys):

@@ -103,6 +103,8 @@ def test_longer_training_is_no_gain_of_a_component():
     assert (selection.order, state) == (2, 2)
     np.testing.assert_allclose(selection.gain, [0.4, 0.0], atol=1e-9)
     np.testing.assert_allclose(np.diff(selection.mean), 1.0)
+    of_arrays = select_order(np.stack(rows[:3]), controls=np.stack([controls[1], controls[2]]))
+    np.testing.assert_allclose(of_arrays.gain, selection.gain)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.pareto import budgets, figure, front, markdown
+from experiments.pareto import budgets, markdown
+from experiments.scatter import figure, front
 from experiments.table1.tables import SLACK
 
 

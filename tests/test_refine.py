@@ -66,6 +66,27 @@ def test_a_wrong_refinement_is_told_in_one_sentence(trained, capsys, arguments, 
     assert message.count("\n") == 1
 
 
+def test_refinements_follow_one_another_and_come_after_own_steps(trained, tmp_path):
+    run = runs.open_run(trained["gpvae"])
+    twice = refined(refined(run, "savi", 1), "newton", 1)
+    x = run.setup.observation.evaluate(run.setup.dataset.test[:3])
+    q, _ = jax.jit(twice.setup.method.posterior)(params_by_seed(run)[0], jax.random.key(0), x)
+    assert np.isfinite(q.mean).all()
+    assert twice.folder == trained["gpvae"] / "refined" / "savi-steps-1" / "refined" / "newton-steps-1"
+    own = runs.create(tmp_path / "savi", small(data={"name": "digits"}, method="savi"))
+    with pytest.raises(ValueError, match="is refined by newton, and its own steps come before that"):
+        with_steps(refined(own, "newton", 2), 3)
+    assert refined(with_steps(own, 3), "newton", 2).refinement == "newton"
+
+
+def test_a_refinement_that_cannot_be_leaves_no_folder(tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert cli.main(["train", "--method", "newton", *TINY[:-1], "1", "--out", str(folder)]) == 0
+    assert cli.main(["evaluate", str(folder), "--num-samples", "2", "--refine", "savi"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not (folder / "refined").exists()
+
+
 @pytest.mark.parametrize("method", STEPPING)
 def test_a_run_takes_other_numbers_of_its_own_steps(method, tmp_path):
     run = runs.create(tmp_path / method, small(data={"name": "digits"}, method=method, settings=["steps=1"]))

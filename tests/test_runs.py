@@ -211,6 +211,12 @@ def test_existing_folders_are_not_overwritten(tmp_path: Path) -> None:
         same_settings(run, other)
 
 
+def test_trained_parameters_are_not_overwritten(tmp_path: Path) -> None:
+    run = train(tmp_path)
+    with pytest.raises(FileExistsError, match="already holds trained parameters; continue with resume"):
+        next(runs.records(run))
+
+
 def test_bad_settings_leave_no_folder(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="did you mean 'vae'"):
         runs.create(tmp_path / "run", small(method="vea"), DATA)

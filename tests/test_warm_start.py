@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gpvae_jax.bounds import elbo, log_weights
-from gpvae_jax.methods import METHODS, gpvae, iaf, mixture, recmix, savi, vae
+from gpvae_jax.methods import METHODS, as_gaussian, gpvae, iaf, mixture, recmix, savi, vae
 from gpvae_jax.types import InferenceMethod, Params
 from gpvae_jax.warm_start import warm_start
 from tests.cases import CASES, X, assert_close, compiled, paths, perturb, small_encoder, small_model
@@ -64,6 +64,21 @@ def test_components_start_near_the_trained_encoder_and_apart(shared_trunk):
     apart = np.abs(np.asarray(q.components.mean[1:]) - np.asarray(single.mean))
     assert np.all(apart.max(axis=(1, 2)) > 1e-4)
     assert apart.max() < np.abs(np.asarray(single.mean)).max() + 1
+
+
+def test_a_trunk_is_shared_within_a_base_as_well():
+    base = gpvae(MODEL, ENCODER, num_data=50)
+    trained = perturb(base.init(KEY, X), 2)
+    over, settings = as_gaussian(base), {"shared_trunk": True}
+    two, three = (compiled(mixture(MODEL, ENCODER, base=over, num_components=m, **settings)) for m in (2, 3))
+    single, _ = as_gaussian(base).posterior(trained, KEY, X)
+    first = started(two, trained)
+    for params in (first, warm_start(three.init(KEY, X), first, KEY)):
+        q, _ = three.posterior(params, KEY, X)
+        np.testing.assert_allclose(q.components.mean[0], single.mean, rtol=1e-5, atol=1e-6)
+        assert np.abs(np.asarray(q.components.mean[1:]) - np.asarray(single.mean)).max() > 1e-4
+    trunk = first.inference["components"]["base"]["encoder"]
+    assert_close(trunk, trained.inference["base"]["encoder"], 0.0)
 
 
 def test_a_gpvae_starts_from_a_gpvae():

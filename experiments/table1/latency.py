@@ -45,6 +45,7 @@ class Latency:
 def main(command: Latency) -> None:
     """Measure scale after scale, and in each the programs of equal images, likelihood and latents together."""
     prepare_jax()
+    measured = 0
     for budget, scale in SCALES.items():
         job = Job(budget, scale, Path(), command.results, files(command.data))
         groups: dict[tuple[Any, ...], list[Path]] = {}
@@ -55,6 +56,12 @@ def main(command: Latency) -> None:
                 groups.setdefault((shape, cell.likelihood, cell.latents), []).append(folder)
         for folders in groups.values():
             _measure(job, folders, command.seconds)
+            measured += len(folders)
+    if not measured:
+        raise ValueError(
+            f"{command.results} holds no table with a finished VAE, as SCALE/TABLE/vae.json; make one with "
+            "python -m experiments.table1."
+        )
 
 
 def _measure(job: Job, folders: list[Path], seconds: float) -> None:

@@ -5,13 +5,10 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from experiments.table1.cells import BY_TITLE
 from experiments.table1.claims import Results, gain, gains, gap, marked, sentence, share
 from gpvae_jax.evaluate.paired import Paired
 from gpvae_jax.plots.style import Style, method_styles
-from gpvae_jax.report import CompareRow, Estimate
 
 BUDGETS = (1, 2, 3, 3.5, 5, 10)  # times the VAE's inference time
 SLACK = 1.1  # times of equal programs differ by as much
@@ -51,11 +48,14 @@ def reading_order() -> list[str]:
     return sorted(BY_TITLE, key=lambda t: (is_composed(t), families.index(BY_TITLE[t].family), t))
 
 
-def styles(rows: Results) -> dict[str, Style]:
-    """One look per family, the same in every table; a composition is a family of its own."""
-    families = {title: title if is_composed(title) else BY_TITLE[title].family for title in reading_order()}
-    look = method_styles(families.values())
-    return {title: look[families[title]] for title in rows}
+def family(title: str) -> str:
+    """What rows of one look have in common; a composition is a family of its own."""
+    return title if is_composed(title) else BY_TITLE[title].family
+
+
+def styles() -> dict[str, Style]:
+    """One look per family, the same in every table."""
+    return method_styles(map(family, reading_order()))
 
 
 def is_composed(title: str) -> bool:
@@ -63,31 +63,18 @@ def is_composed(title: str) -> bool:
     return "base=" in BY_TITLE[title].label
 
 
-def compare_rows(rows: Results, times: Times) -> list[CompareRow]:
-    """What the scatter needs to know of each row; the bounds' errors are those of the gains over the VAE."""
-    errors = {title: found.se for title, found in gains(rows).items()}
-    return [
-        CompareRow(
-            name=title,
-            num_params=sum(found["num_params"].values()),
-            epochs=found["epochs"],
-            train_seconds=found["train_seconds"],
-            num_examples=found["num_examples"],
-            elbo=_estimate(found["test"]["elbo"]),
-            iwae={
-                k: _estimate(found["test"][f"iwae_{k}"])._replace(se=errors.get(title, np.nan))
-                for k in found["num_samples"]
-            },
-            ess=found["test"]["ess"]["mean"],
-            latency_ms=times.median.get(title),
-            latency_batch=times.batch,
-        )
-        for title, found in rows.items()
-    ]
-
-
-def _estimate(value: dict[str, Any]) -> Estimate:
-    return Estimate(*(np.nan if value[name] is None else value[name] for name in ("mean", "stderr")))
+def scatter_rows(rows: Results, times: Times) -> list[dict[str, Any]]:
+    """What the scatter needs to know of each row whose time was measured."""
+    found = []
+    for title in (title for title in rows if title in times.median):
+        bounds = {"elbo": gain(rows, title, "vae", "elbo"), "iwae": gain(rows, title, "vae")}
+        won = {
+            name: {"gain": of.mean, "se": of.se} if title != "vae" else {"gain": 0.0, "se": 0.0}
+            for name, of in bounds.items()
+        }
+        ratio = times.median[title] / times.median["vae"]
+        found.append({"name": title, "family": family(title), "time": ratio} | won)
+    return found
 
 
 def section(budget: str, rows: Results, times: Times) -> str:

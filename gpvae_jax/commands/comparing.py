@@ -30,9 +30,7 @@ def compare_command(command: cli.Compare) -> None:
     if command.max_examples is not None and command.max_examples < 1:
         raise ValueError(f"--max-examples must be at least 1, got {command.max_examples}.")
     data = runs.load_data(command.run)
-    wanted = {label: build.build(settings, data).config for label, settings in wanted.items()}  # all checked first
-    for settings in wanted.values():
-        build.check_used(settings)
+    wanted = _checked(wanted, command.out, data)
     compared = {}
     with bars() as progress:
         task = progress.add_task("comparing", total=STEPS * len(wanted), text="")
@@ -56,6 +54,15 @@ def compare_command(command: cli.Compare) -> None:
     say(f"Report: {path}   the table as Markdown, CSV and LaTeX beside it, one run folder per method")
 
 
+def _checked(wanted: dict[str, Config], out: Path, data: Dataset) -> dict[str, Config]:
+    """The rows' settings as they are recorded, all checked before the first is trained."""
+    found: dict[str, Config] = {}
+    for label, settings in wanted.items():
+        earlier = [str(out / compare.folder_name(title)) for title in found]
+        found[label] = runs.checked(settings, data, start_is_there=settings.train.start_from not in earlier).config
+    return found
+
+
 def _advance(progress: Progress, task: TaskID, start: int, label: str, done: float, text: str) -> None:
     progress.update(task, completed=round(start + done * STEPS), text=f"{label}: {text}")
 
@@ -67,6 +74,7 @@ def train_run(
 
     Raises ValueError where the folder holds a run of other settings.
     """
+    settings = build.resolve(settings, data)
     exists = (folder / "config.json").exists()
     run = runs.open_run(folder, data) if exists else runs.create(folder, settings, data)
     compare.same_settings(run, settings)
@@ -90,7 +98,7 @@ def finish_run(
     """A trained and evaluated run in its folder, doing only what is still missing."""
     exists = (folder / "config.json").exists()
     if exists and _evaluated(run := runs.open_run(folder, data), num_samples, max_examples, split):
-        compare.same_settings(run, settings)
+        compare.same_settings(run, build.resolve(settings, data))
     else:
         run = train_run(folder, settings, data, lambda done, text: step(0.8 * done, text))
         step(0.8, "evaluating")
@@ -108,5 +116,7 @@ def finish_run(
 
 
 def _evaluated(run: runs.Run, num_samples: tuple[int, ...], max_examples: int | None, split: str) -> bool:
+    if not runs.ended(run):
+        return False
     results, count = kept_results(run, split), len(stored_examples(run, split)[:max_examples])
     return results is not None and (results["num_samples"], results["num_examples"]) == (list(num_samples), count)

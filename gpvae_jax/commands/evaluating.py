@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import jax
+
 from gpvae_jax import cli, plots, runs
 from gpvae_jax.checks import check_seed
 from gpvae_jax.commands.showing import save_figure
@@ -38,8 +40,12 @@ def evaluate_command(command: cli.Evaluate) -> None:
     elif command.steps is not None or command.output_rank is not None:
         run = with_steps(run, command.steps, command.output_rank)
     path = run.folder / SPLITS[command.split]
-    results = None if "iwae" in command.estimators else kept_results(run, command.split)
-    results = results or _bounds(run, command)
+    before = kept_results(run, command.split)
+    if before is None or "iwae" in command.estimators:
+        results = _still_true(before or {}, command) | _bounds(run, command)
+    else:
+        results = before
+        say(f"  bounds as {path} holds them; --estimators iwae makes them anew")
     if command.split == "train" and results["seed"] != command.seed:
         raise ValueError(
             f"The bounds kept of the training images are of the binarisation of seed {results['seed']}, and --seed is "
@@ -84,9 +90,19 @@ def _check(command: cli.Evaluate) -> None:
         raise ValueError("--refine-settings are of a refinement; name it with --refine.")
 
 
+def _still_true(before: dict[str, Any], command: cli.Evaluate) -> dict[str, Any]:
+    """Of earlier results what new bounds do not touch; gaps and uncertainty are told from the bounds."""
+    if lost := sorted({"gaps", "uncertainty"} & before.keys() - set(command.estimators)):
+        say(f"  {' and '.join(lost)} of the earlier bounds left out; --estimators tells them anew from the kept optima")
+    same = before.get("seed") == command.seed
+    return {name: before[name] for name in ("ais", "bdmc") if same and name in before}
+
+
 def _bounds(run: runs.Run, command: cli.Evaluate) -> dict[str, Any]:
-    count = len(split_examples(run, command.split, command.max_examples, command.seed))
-    params_by_seed(run)  # so that what is not trained, or cannot be used so, is told before anything is written
+    x = split_examples(run, command.split, command.max_examples, command.seed)
+    count, params = len(x), params_by_seed(run)[0]
+    # so that what is not trained, or cannot be used so, is told before anything is written
+    jax.eval_shape(run.setup.method.posterior, params, jax.random.key(0), x[:1])
     run.folder.mkdir(parents=True, exist_ok=True)
     with bars() as progress:
         task = progress.add_task("evaluating", total=count * (run.setup.config.train.num_seeds or 1), text="")

@@ -1,5 +1,6 @@
 """`gpvae sample`, `plot`, `export` and `list`: what there is, and what a finished run can give."""
 
+import functools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,8 +37,10 @@ def sample_command(command: cli.Sample) -> None:
     z, x = trained.model.sample(theta, jax.random.key(command.seed), command.count)
     mean = np.asarray(trained.model.mean(theta, z))
     write_npz(out / "samples.npz", {"z": np.asarray(z), "x": np.asarray(x), "mean": mean})
-    save_figure(plots.images_grid(mean, columns=math.ceil(math.sqrt(command.count))), out / "samples.png")
-    say(f"{command.count} samples: {out / 'samples.png'} (means), {out / 'samples.npz'} (z, x and mean)")
+    say(f"{command.count} samples: {out / 'samples.npz'} (z, x and mean)")
+    if plots.drawable(trained.model.data_shape):
+        save_figure(plots.images_grid(mean, columns=math.ceil(math.sqrt(command.count))), out / "samples.png")
+        say(f"{out / 'samples.png'} (means)")
 
 
 def _member(each: Sequence[Params], number: int) -> Params:
@@ -53,21 +56,35 @@ POSTERIORS = 6  # test examples whose posteriors are drawn
 def plot_command(command: cli.Plot) -> None:
     """Draw what a run folder holds."""
     run = runs.open_run(command.run)
+    name, params = run.setup.config.method, _member(params_by_seed(run), command.member)
+    figures = {}
+    if epochs := runs.history(command.run):
+        figures["learning_curve.png"] = plots.learning_curves({name: epochs})
+    if plots.drawable(run.setup.model.data_shape):
+        figures |= _of_examples(run, name, params)
+    if not figures:
+        raise ValueError(
+            f"{command.run} was trained for no epochs, and its examples of shape {run.setup.model.data_shape} are "
+            "neither images nor vectors, so there is nothing to draw."
+        )
     out = command.out or command.run
     out.mkdir(parents=True, exist_ok=True)
-    name, params = run.setup.config.method, _member(params_by_seed(run), command.member)
-    x = compare.test_images(run)
+    for file, figure in figures.items():
+        save_figure(figure, out / file)
+        say(f"{out / file}")
+
+
+def _of_examples(run: runs.Run, name: str, params: Params) -> dict[str, Any]:
+    """Pictures of examples: reconstructions, prior samples and, of more than one latent, posteriors."""
+    x, drawn = compare.test_images(run), compare.draw(run, params, 4 * compare.SHOWN, seed=0)
     figures = {
-        "learning_curve.png": plots.learning_curves({name: runs.history(command.run)}),
         "reconstructions.png": plots.reconstructions(x, {name: compare.reconstruct(run, params, x)}),
-        "prior_samples.png": plots.prior_samples({name: compare.draw(run, params, 4 * compare.SHOWN, seed=0)}),
+        "prior_samples.png": plots.prior_samples({name: drawn}),
     }
     if run.setup.model.latent_dim > 1:
         panels = posterior_panels_of(run.setup.method, run.setup.model, params, jnp.asarray(x[:POSTERIORS]))
         figures["posteriors.png"] = plots.posterior_panels(panels)
-    for file, figure in figures.items():
-        save_figure(figure, out / file)
-        say(f"{out / file}")
+    return figures
 
 
 def export_command(command: cli.Export) -> None:
@@ -92,14 +109,15 @@ def save_figure(figure: Any, path: Path) -> None:
 
 def list_command(command: cli.List) -> None:
     """Everything that has a name."""
-    say("[bold]Methods[/bold] (settings with their defaults; base=NAME,setting=value,… where it says so)")
+    tell = functools.partial(say, markup=True)
+    tell("[bold]Methods[/bold] (settings with their defaults; base=NAME,setting=value,… where it says so)")
     for name, factory in METHODS.items():
         own = ", ".join(f"{k}={v}" for k, v in settings.method_settings(factory).items())
         own += ", base" if settings.has_base(factory) else ""
-        say(f"  {name:<14}{(factory.__doc__ or '').strip().splitlines()[0]}\n  {'':<14}[dim]{own}[/dim]")
-    say("[bold]Data sets[/bold] (or the path of your own .npz or .npy file)")
+        tell(f"  {name:<14}{(factory.__doc__ or '').strip().splitlines()[0]}\n  {'':<14}[dim]{own}[/dim]")
+    tell("[bold]Data sets[/bold] (or the path of your own .npz or .npy file)")
     for name, spec in DATASETS.items():
-        say(f"  {name:<18}{'×'.join(map(str, spec.shape)):<10} {spec.description}")
-    say(f"[bold]Likelihoods[/bold]    {', '.join(LIKELIHOODS)}")
-    say(f"[bold]Binarizations[/bold]  {', '.join(BINARIZATIONS)}")
-    say(f"[bold]Architectures[/bold]  {', '.join(build.ARCHITECTURES)}")
+        tell(f"  {name:<18}{'×'.join(map(str, spec.shape)):<10} {spec.description}")
+    tell(f"[bold]Likelihoods[/bold]    {', '.join(LIKELIHOODS)}")
+    tell(f"[bold]Binarizations[/bold]  {', '.join(BINARIZATIONS)}")
+    tell(f"[bold]Architectures[/bold]  {', '.join(build.ARCHITECTURES)}")

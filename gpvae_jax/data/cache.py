@@ -5,17 +5,15 @@ a damaged one with a warning, because a damaged file may mean a failing disk.
 """
 
 import json
-import os
-import uuid
 import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from gpvae_jax.data.dataset import SPLIT_SEED, Dataset, make_dataset
 from gpvae_jax.data.registry import DATASETS
+from gpvae_jax.files import write_text, write_with
 
 _FORMAT = 1  # raise it when a change of this library's code changes the arrays it makes
 
@@ -52,8 +50,8 @@ def write(folder: Path, data: Dataset) -> None:
         "split": data.split,
         "checksum": data.checksum,
     }
-    _write_atomically(array_file, lambda file: np.save(file, np.concatenate(parts), allow_pickle=False))
-    _write_atomically(note_file, lambda file: file.write(json.dumps(note, indent=1).encode()))
+    write_with(array_file, lambda file: np.save(file, np.concatenate(parts), allow_pickle=False))
+    write_text(note_file, json.dumps(note, indent=1))
 
 
 def _recipe(name: str) -> dict[str, Any]:
@@ -71,13 +69,3 @@ def _recipe(name: str) -> dict[str, Any]:
 
 def _files(folder: Path, name: str) -> tuple[Path, Path]:
     return folder / "arrays" / f"{name}.npy", folder / "arrays" / f"{name}.json"
-
-
-def _write_atomically(path: Path, write_to: Callable[[BinaryIO], Any]) -> None:
-    temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex}")  # in the same folder, so that renaming is atomic
-    try:
-        with temporary.open("xb") as file:
-            write_to(file)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -1,16 +1,13 @@
 """A user's own data, from memory or from a file."""
 
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 
 from gpvae_jax.data.dataset import SPLIT_SEED, SPLITS, Dataset, cut, make_dataset
+from gpvae_jax.files import DAMAGED
 
 FILE_TYPES = (".npz", ".npy")
-# what numpy raises on a damaged file
-_DAMAGED = (ValueError, OSError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
 
 def from_arrays(
@@ -92,7 +89,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
             return {"train": content}
         with content:
             return {key: content[key] for key in content.files}
-    except _DAMAGED as error:
+    except DAMAGED as error:
         if "Object arrays" in str(error):
             raise ValueError(
                 f"{path} holds an array of Python objects, expected numbers: save numeric arrays [N, ...]"

@@ -54,7 +54,10 @@ def posterior_panels_of(
             first=grid.first[b],
             second=grid.second[b],
             log_density=grid.log_density[b],
-            gaussians=[gaussian("moments of q, 1 and 2 σ", own, b), gaussian("best diagonal Gaussian", target, b)],
+            gaussians=[
+                gaussian("moments of q, 1 σ (dashed: 2 σ)", own, b),
+                gaussian("best diagonal Gaussian", target, b),
+            ],
             samples=np.asarray(z[:, b])[:, pairs[b]],
             images=[("input", np.asarray(x[b])), ("rebuilt", rebuilt[b])] if has_picture else [],
             coordinates=(int(pairs[b][0]), int(pairs[b][1])),

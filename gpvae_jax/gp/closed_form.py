@@ -11,11 +11,11 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from gpvae_jax.checks import check_at_least
 from gpvae_jax.gp.laplace import Laplace, find_optima, laplace
+from gpvae_jax.gp.weights import ERRORS
 from gpvae_jax.posteriors import DiagonalGaussian
 from gpvae_jax.types import InferenceMethod, LatentModel, Params
 
 PRIOR_SCALES = (0.1, 0.3, 1.0, 3.0, 10.0)
-PARTS = ("mean", "std")
 
 
 class ClosedForm(NamedTuple):
@@ -72,7 +72,7 @@ def closed_form(
 def _best(params: Params, fits: dict[float, Laplace]) -> ClosedForm:
     """Of f and of h the fit with the greatest evidence, which need not share τ."""
     phi, scales, evidence = dict(params.inference), {}, {}
-    for part in PARTS:
+    for part in ERRORS:
         total = {scale: float(jnp.sum(getattr(fit, f"{part}_log_evidence"))) for scale, fit in fits.items()}
         scales[part] = max(total, key=lambda scale: total[scale])
         evidence[part] = total[scales[part]]

@@ -58,7 +58,7 @@ def encode_with_features(
         params: Params, key: PRNGKeyArray, x: Float[Array, "B *D"]
     ) -> tuple[DiagonalGaussian, Info, Float[Array, "B F"]]:
         phi = params.inference
-        q, info, psi = base_posterior(Params(params.model, phi["base"]), key, x)
+        q, info, psi = base_posterior(params.of("base"), key, x)
         if own is not None:
             psi = own.apply(phi["features"]["network"], x)
         if projection is not None:

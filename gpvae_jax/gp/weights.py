@@ -19,6 +19,7 @@ from gpvae_jax.gaussians.cholesky import cholesky_and_inverse
 from gpvae_jax.naming import unknown
 from gpvae_jax.posteriors import LOG_STD_BOUND
 
+ERRORS = ("mean", "std")  # f and h: names of their weights in φ and of their entries in a posterior's info
 LOG_NOISE_BOUND = 2 * LOG_STD_BOUND  # |log v| stays below it, as a posterior's log-variance does
 
 

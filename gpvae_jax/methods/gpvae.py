@@ -15,16 +15,15 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from gpvae_jax.checks import check_above, check_at_least
 from gpvae_jax.gp.features import encode_with_features
 from gpvae_jax.gp.posterior import GaussianScaleMixture
-from gpvae_jax.gp.weights import WeightPosterior, init_white_noise, weight_posterior_by_name
+from gpvae_jax.gp.weights import ERRORS, WeightPosterior, init_white_noise, weight_posterior_by_name
 from gpvae_jax.gp.weights import white_noise as noise_variance
 from gpvae_jax.keys import beyond_base
 from gpvae_jax.methods.vae import vae
 from gpvae_jax.naming import unknown
-from gpvae_jax.posteriors import DiagonalGaussian, require_standard_normal_prior
-from gpvae_jax.types import InferenceMethod, Info, LatentModel, Metrics, Network, Params
+from gpvae_jax.posteriors import require_standard_normal_prior
+from gpvae_jax.types import InferenceMethod, Info, LatentModel, Metrics, Network, Params, Posterior
 
 OBJECTIVES = ("expected", "marginal")
-ERRORS = ("mean", "std")  # f and h: names of their weights in φ and of their entries in info
 
 
 def gpvae(
@@ -165,10 +164,11 @@ def with_weight_kl(
 def as_gaussian(method: InferenceMethod) -> InferenceMethod:
     """A `gpvae` whose posterior is the Gaussian of its marginal's mean and variance: a base for methods that refine or
     mix Gaussians. Its init and loss are the GPVAE's own; a method built on it has its weights' KL by `with_weight_kl`.
+    A posterior that is a Gaussian already, as of a gpvae that was refined, stays as it is.
     """
 
-    def posterior(params: Params, key: PRNGKeyArray, x: Float[Array, "B *D"]) -> tuple[DiagonalGaussian, Info]:
+    def posterior(params: Params, key: PRNGKeyArray, x: Float[Array, "B *D"]) -> tuple[Posterior, Info]:
         q, info = method.posterior(params, key, x)
-        return q.moment_matched(), info
+        return q.moment_matched() if isinstance(q, GaussianScaleMixture) else q, info
 
     return method._replace(posterior=posterior)

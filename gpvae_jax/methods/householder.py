@@ -9,13 +9,12 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from gpvae_jax.checks import check_at_least
 from gpvae_jax.flows.posteriors import HouseholderPosterior, stacked
+from gpvae_jax.keys import FLOW_KEY
 from gpvae_jax.methods.vae import vae
 from gpvae_jax.networks import linear
 from gpvae_jax.objectives import analytic_objective
 from gpvae_jax.posteriors import diagonal_gaussian
 from gpvae_jax.types import InferenceMethod, Info, LatentModel, Network, Params
-
-FLOW_KEY = 3  # folded into the key of init, whose first three splits make the decoder, the encoder and the head
 
 
 def householder(model: LatentModel, encoder: Network, *, steps: int = 4, num_samples: int = 1) -> InferenceMethod:

@@ -112,7 +112,7 @@ def newton(
     def amortized(params: Params, key: PRNGKeyArray, x: Array) -> tuple[DiagonalGaussian, Info, Array | None]:
         if is_learned:
             return encoding.apply(params, key, x)
-        q, info = start_base.posterior(Params(params.model, params.inference["base"]), key, x)
+        q, info = start_base.posterior(params.of("base"), key, x)
         return require_diagonal(q, "newton"), info, None
 
     def amortized_metric(params: Params, q: DiagonalGaussian, psi: Array | None) -> Preconditioner:
@@ -120,7 +120,7 @@ def newton(
         if psi is None:
             return Preconditioner(q.variance)
         # ψ comes scaled by 1/√F; the head is an ordinary affine layer on the features themselves
-        out = head.apply(params.inference["metric"], psi * math.sqrt(encoding.width))
+        out = head.apply(params.of("metric").inference, psi * math.sqrt(encoding.width))
         out = out.reshape(-1, 1 + columns, latents)
         ratio = jnp.exp(jnp.clip(out[:, 0], -LARGEST_LOG_RATIO, LARGEST_LOG_RATIO))  # of s², finite at any input
         factor = jnp.swapaxes(out[:, 1:], 1, 2) * q.std[:, :, None] if columns else None

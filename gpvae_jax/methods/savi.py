@@ -66,7 +66,7 @@ def savi(
 
     def refine(params: Params, key: PRNGKeyArray, x: Array, beta: float | Array) -> tuple[DiagonalGaussian, Info]:
         key_base, key_steps = jax.random.split(key)
-        start, _ = base.posterior(Params(params.model, params.inference["base"]), key_base, x)
+        start, _ = base.posterior(params.of("base"), key_base, x)
         start = require_diagonal(start, "savi")
 
         def bound(q: DiagonalGaussian, key: PRNGKeyArray) -> tuple[Array, Array]:

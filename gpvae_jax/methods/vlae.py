@@ -54,7 +54,7 @@ def vlae(
 
     def posterior(params: Params, key: PRNGKeyArray, x: Float[Array, "B *D"]) -> tuple[FullGaussian, Info]:
         theta = params.model
-        start = require_diagonal(base.posterior(Params(theta, params.inference["base"]), key, x)[0], "vlae")
+        start = require_diagonal(base.posterior(params.of("base"), key, x)[0], "vlae")
         if steps == 0:
             return from_diagonal(start), {}
 

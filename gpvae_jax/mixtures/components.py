@@ -37,7 +37,7 @@ def components(base: InferenceMethod, *, shared_trunk: bool = False, how: str = 
     check_how(how)
 
     def axes(phi: PyTree) -> PyTree:
-        axis = jax.tree_util.tree_map_with_path(lambda path, _: 0 if _is_own(path, shared_trunk) else None, phi)
+        axis = jax.tree_util.tree_map_with_path(lambda path, _: None if shared_trunk and in_trunk(path) else 0, phi)
         if shared_trunk and None not in jax.tree.leaves(axis, is_leaf=lambda a: a is None):
             raise ValueError(
                 f"shared_trunk needs a base method with parameters under '{TRUNK}', got {sorted(phi)}; "
@@ -119,8 +119,9 @@ def perturbed(key: PRNGKeyArray, phi: PyTree, scale: float) -> PyTree:
     return jax.tree.unflatten(structure, noisy)
 
 
-def _is_own(path: tuple, shared_trunk: bool) -> bool:
-    return not (shared_trunk and any(getattr(entry, "key", None) == TRUNK for entry in path))
+def in_trunk(path: tuple) -> bool:
+    """Whether a leaf of φ at this path is a shared trunk's."""
+    return any(getattr(entry, "key", None) == TRUNK for entry in path)
 
 
 def _map(function: Callable, axes: PyTree, *trees: PyTree) -> PyTree:

@@ -45,8 +45,8 @@ def select_order(
     """
     if controls is not None and len(controls) != len(bounds) - 1:
         raise ValueError(f"{len(bounds)} orders have {len(bounds) - 1} controls, got {len(controls)}.")
-    table = _table([*bounds, *(controls or ())], num_errors)
-    table, references = table[: len(bounds)], table[len(bounds) :] if controls else table[:-1]
+    table = _table([*bounds, *([] if controls is None else controls)], num_errors)
+    table, references = table[: len(bounds)], table[len(bounds) :] if controls is not None else table[:-1]
     steps = table[1:] - references
     gain, gain_error = steps.mean(axis=1), _standard_error(steps)
     failed = np.flatnonzero(~(gain > num_errors * gain_error))

@@ -6,7 +6,7 @@ method of the report, and hand them to each figure.
 
 from gpvae_jax.plots.curves import learning_curves
 from gpvae_jax.plots.gaps import GapBar, gap_bars
-from gpvae_jax.plots.images import images_grid, prior_samples, reconstructions
+from gpvae_jax.plots.images import drawable, images_grid, prior_samples, reconstructions
 from gpvae_jax.plots.latents import latent_scatter
 from gpvae_jax.plots.orders import order_curve
 from gpvae_jax.plots.posterior import Gaussian, Panel, posterior_panels
@@ -20,6 +20,7 @@ __all__ = [
     "Panel",
     "Style",
     "calibration_curves",
+    "drawable",
     "gap_bars",
     "images_grid",
     "latent_scatter",

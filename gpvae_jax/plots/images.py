@@ -32,6 +32,11 @@ class _Block(NamedTuple):
     examples: np.ndarray  # [n, *D]
 
 
+def drawable(shape: tuple[int, ...]) -> bool:
+    """Whether examples of this shape, that of one, are images or vectors that can be drawn."""
+    return 1 <= len(shape) <= 3 and (len(shape) < 3 or shape[-1] in (1, 3))
+
+
 def images_grid(images: np.ndarray, columns: int, value_range: Range = (0.0, 1.0)) -> "Figure":
     """Examples images[n, *D] in rows of `columns`.
 
@@ -70,7 +75,7 @@ def prior_samples(by_method: Mapping[str, np.ndarray], columns: int = 12, value_
 
 def _check(blocks: list[_Block], columns: int, value_range: Range) -> None:
     shape = blocks[0].examples.shape[1:]
-    if not 1 <= len(shape) <= 3 or (len(shape) == 3 and shape[-1] not in (1, 3)):
+    if not drawable(shape):
         raise ValueError(
             f"Examples of shape {shape} cannot be drawn; expected images [H, W], [H, W, 1] or [H, W, 3], "
             "or vectors [D]."

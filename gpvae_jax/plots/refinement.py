@@ -22,9 +22,11 @@ def refinement_curves(by_score: "Mapping[str, Refinement]") -> "Figure":
     any_score = next(iter(by_score.values()))
     share = 100 * any_score.fraction
     axes.plot(share, any_score.by_oracle, color=INK, linewidth=1.2, label="oracle: the true gains")
-    for (name, found), style in zip(by_score.items(), method_styles(by_score).values(), strict=True):
-        label = f"{plain(name)} ({100 * found.efficiency:.0f} % of the oracle's advantage)"
-        axes.plot(share, found.by_score, color=style.color, linewidth=1.8, label=label)
+    styles = method_styles(by_score)
+    for number, (name, found) in enumerate(by_score.items()):
+        label = f"{plain(name)} ({100 * found.efficiency:.0f} % of the oracle's advantage)".replace("-", "−")
+        dashes = (0, (6, 2 * number)) if number else "-"  # where two scores agree, both are seen
+        axes.plot(share, found.by_score, color=styles[name].color, linewidth=1.8, linestyle=dashes, label=label)
     axes.plot(share, any_score.at_random, color=FAINT, linewidth=1.2, linestyle=(0, (4, 2)), label="chosen at random")
     axes.set(xlabel="examples refined (%), in proportion to the compute spent", ylabel="ELBO (nats per example)")
     axes.margins(x=0.01)

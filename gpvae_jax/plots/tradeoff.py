@@ -77,15 +77,22 @@ def _name_of(value: float) -> str:
 
 
 def label_points(
-    figure: "Figure", axes: "Axes", points: Mapping[str, tuple[float, float, float]], names: Iterable[str]
+    figure: "Figure",
+    axes: "Axes",
+    points: Mapping[str, tuple[float, float, float]],
+    names: Iterable[str],
+    steps: Sequence[tuple[float, float]] = (),
 ) -> None:
     """Write these points' names where they overlap no other name, point or error bar: the nearest free place.
 
-    points: name -> (x, y, error of y).
+    points: name -> (x, y, error of y). steps: corners (x, y) of a line drawn in steps, across and then up, to be kept
+    free of names as well.
     """
     figure.draw_without_rendering()  # settles the layout, without which nothing has a place
     scale = figure.dpi / 72  # pixels per point
     inside, taken = axes.get_window_extent().extents, [_extent(axes, *point, 5 * scale) for point in points.values()]
+    for (x0, y0), (x1, y1) in itertools.pairwise(axes.transData.transform(steps) if steps else ()):
+        taken += [(x0, y0 - scale, x1, y0 + scale), (x1 - scale, min(y0, y1), x1 + scale, max(y0, y1))]
     for name in names:
         time, bound, _ = points[name]
         text = axes.annotate(

@@ -3,12 +3,12 @@
 import base64
 import io
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from gpvae_jax.files import write_text
 from gpvae_jax.report.columns import Column, columns
 from gpvae_jax.report.rows import CompareRow
 from gpvae_jax.report.template import CSS, PAGE
@@ -59,13 +59,7 @@ def write_report(
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"The report's folder {path.parent} does not exist; make it first.")
-    text = page(title, run=run, rows=rows, pictures=pictures, command=command, notes=notes)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")  # the same file system: renaming is atomic
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_text(path, page(title, run=run, rows=rows, pictures=pictures, command=command, notes=notes))
     return path
 
 
