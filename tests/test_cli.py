@@ -98,7 +98,7 @@ def test_what_cannot_be_drawn_is_left_out_and_the_rest_is_there(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     path, first, out = tmp_path / "two.npz", tmp_path / "first", tmp_path / "compare"
-    np.savez(path, train=np.stack([GREY, GREY[::-1]], axis=-1))  # of two channels
+    np.savez(path, train=np.concatenate([GREY, GREY[::-1]], axis=-1))  # of two channels
     assert gpvae(capsys, "train", "--data", str(path), "--out", str(first), *SMALL)[0] == 0
     assert gpvae(capsys, "sample", str(first))[0] == 0
     assert gpvae(capsys, "plot", str(first))[0] == 0

@@ -57,5 +57,5 @@ def test_tables_and_figure_tell_of_every_row() -> None:
     drawn = figure(ROWS, fronts)
     written = [text.get_text() for axes in drawn.axes for text in axes.texts]
     assert [written.count(name) for name in ("step", "svi", "slow and worse")] == [2, 2, 0]
-    assert "below: harm (-30.0)" in written
+    assert "below: harm (−30.0)" in written
     assert [text.get_text() for text in drawn.legends[0].get_texts()] == ["vae", "savi", "newton", "svi"]

@@ -52,7 +52,7 @@ def files(items: tuple[str, ...]) -> dict[str, str]:
     for name, path in found.items():
         if name not in DATASETS or not path:
             raise ValueError(f"--data takes NAME=FILE with a NAME of {', '.join(DATASETS)}, got '{name}'.")
-        if not Path(path).expanduser().is_file():
+        if path not in data.DATASETS and not Path(path).expanduser().is_file():
             raise FileNotFoundError(f"--data {name}={path}: there is no such file.")
     return found
 
