@@ -62,7 +62,8 @@ def figure(
 def _panel(axes: "Axes", rows: list[dict[str, Any]], bound: str, kept: list[int], styles: Mapping[str, Style]) -> None:
     """Every row's gain in one bound; what lies a third of the greatest gain below zero is only named."""
     gain = [row[bound]["gain"] for row in rows]
-    lowest, end = -0.35 * max(gain), _end(rows)
+    top = max(gain) or 1.0  # the first row's own is 0
+    lowest, end = -0.35 * top, _end(rows)
     for row in rows:
         error = row[bound]["se"] if np.isfinite(row[bound]["se"]) else 0.0
         look = marker(styles[row["family"]]) | {"label": row["family"]}
@@ -72,7 +73,7 @@ def _panel(axes: "Axes", rows: list[dict[str, Any]], bound: str, kept: list[int]
     axes.axhline(0, color=FAINT, linewidth=0.7)
     name = "ELBO" if bound == "elbo" else "IWAE bound"
     axes.set(
-        xscale="log", xlim=(0.6, end), ylim=(lowest, 1.25 * max(gain)), ylabel=f"{name} over {rows[0]['name']} (nats)"
+        xscale="log", xlim=(0.6, end), ylim=(lowest, 1.25 * top), ylabel=f"{name} over {rows[0]['name']} (nats)"
     )
     if below := [f"{row['name']} ({row[bound]['gain']:.1f})" for row in rows if row[bound]["gain"] < lowest]:
         text = ("below: " + ", ".join(below)).replace("-", "−")
