@@ -72,9 +72,7 @@ def _panel(axes: "Axes", rows: list[dict[str, Any]], bound: str, kept: list[int]
     in_style(axes).step(*zip(*corners, strict=True), where="post", color=FAINT, linewidth=1.2, zorder=1)
     axes.axhline(0, color=FAINT, linewidth=0.7)
     name = "ELBO" if bound == "elbo" else "IWAE bound"
-    axes.set(
-        xscale="log", xlim=(0.6, end), ylim=(lowest, 1.25 * top), ylabel=f"{name} over {rows[0]['name']} (nats)"
-    )
+    axes.set(xscale="log", xlim=(0.6, end), ylim=(lowest, 1.25 * top), ylabel=f"{name} over {rows[0]['name']} (nats)")
     if below := [f"{row['name']} ({row[bound]['gain']:.1f})" for row in rows if row[bound]["gain"] < lowest]:
         text = ("below: " + ", ".join(below)).replace("-", "−")
         axes.text(0.99, 0.02, text, transform=axes.transAxes, ha="right", size=8, color=INK)
