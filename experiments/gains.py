@@ -52,17 +52,18 @@ def main(command: Gains) -> None:
 
 
 def finished(folder: Path, config_file: Path) -> dict[str, Path]:
-    """Title -> run folder of the rows that have been evaluated, in the file's order."""
+    """Title -> run folder of the rows that have been evaluated, in the file's order. Raises ValueError without any."""
     settings, labels = config.read(config_file)
     folders = {title: folder / compare.folder_name(title) for title in compare.configs(settings, labels, folder)}
-    return {title: place for title, place in folders.items() if (place / "test.npz").is_file()}
+    found = {title: place for title, place in folders.items() if (place / "test.npz").is_file()}
+    if not found:
+        raise ValueError(f"{folder} holds no evaluated row of {config_file}; make them with gpvae compare --config.")
+    return found
 
 
 def gains(folder: Path, config_file: Path) -> list[dict[str, Any]]:
     """Per finished row: name, and for each bound the mean, and the gain over the first row with both errors (nats)."""
     values = {title: example_values(place) for title, place in finished(folder, config_file).items()}
-    if not values:
-        raise ValueError(f"{folder} holds no evaluated row of {config_file}; make them with gpvae compare --config.")
     first = next(iter(values.values()))
     bounds = ["elbo", *sorted((n for n in first if n.startswith("iwae_")), key=lambda n: int(n[5:]))]
     rows = []

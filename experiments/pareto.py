@@ -47,10 +47,6 @@ def main(command: Pareto) -> None:
     """Measure, print and draw."""
     prepare_jax()
     compared = {t: runs.open_run(f) for t, f in finished(command.folder, command.config).items()}
-    if not compared:
-        raise ValueError(
-            f"{command.folder} holds no evaluated row of {command.config}; make them with gpvae compare --config."
-        )
     first, *others = compared
     # what others are trained on from is no method of its own
     configs = [run.setup.config for run in compared.values()]

@@ -359,13 +359,10 @@ def history(folder: Path, count: int | None = None) -> list[dict[str, Any]]:
 
 def ended(run: Run) -> bool:
     """Whether training has come to its end: all epochs, the patience of every seed, or no seed with finite losses."""
-    kept = checkpoint.latest(run.folder / "last")
-    if kept is None:
+    if checkpoint.latest(run.folder / "last") is None:
         return False
-    if kept >= run.setup.config.train.epochs:
-        return True
-    last = history(run.folder, kept)[-1] if kept else {"stopped": False, "failed_step": -1}
-    return bool(np.all(np.asarray(last["stopped"]) | (np.asarray(last["failed_step"]) >= 0)))
+    epoch, state = checkpoint.restore(run.folder / "last", _abstract_state(run))
+    return epoch >= run.setup.config.train.epochs or train.finished(state)
 
 
 def epochs_before(folder: Path) -> int:

@@ -255,7 +255,7 @@ def fit(
     run = jax.jit(run, donate_argnums=0)
     number = int(np.max(state.epoch))
     _check_finite(number + 1, state)
-    while number < epochs and not _finished(state):
+    while number < epochs and not finished(state):
         started = time.perf_counter()
         state, metrics = run(state, data)
         metrics = jax.tree.map(lambda m: m if several else m.item(), jax.device_get(metrics))
@@ -296,7 +296,8 @@ def _check_finite(epoch: int, state: TrainState) -> None:
         raise DivergenceError(epoch, int(np.min(failed)), state)
 
 
-def _finished(state: TrainState) -> bool:
+def finished(state: TrainState) -> bool:
+    """Whether every run of the state has ended, stopped early or without finite losses."""
     return bool(np.all(np.asarray(state.stopped) | (np.asarray(state.failed_step) >= 0)))
 
 

@@ -68,10 +68,7 @@ def scatter_rows(rows: Results, times: Times) -> list[dict[str, Any]]:
     found = []
     for title in (title for title in rows if title in times.median):
         bounds = {"elbo": gain(rows, title, "vae", "elbo"), "iwae": gain(rows, title, "vae")}
-        won = {
-            name: {"gain": of.mean, "se": of.se} if title != "vae" else {"gain": 0.0, "se": 0.0}
-            for name, of in bounds.items()
-        }
+        won = {name: {"gain": of.mean, "se": of.se} for name, of in bounds.items()}
         ratio = times.median[title] / times.median["vae"]
         found.append({"name": title, "family": family(title), "time": ratio} | won)
     return found
