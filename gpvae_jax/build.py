@@ -17,9 +17,10 @@ from gpvae_jax.data import Dataset
 from gpvae_jax.likelihoods import LIKELIHOODS, Likelihood
 from gpvae_jax.methods import METHODS
 from gpvae_jax.methods.gpvae import as_gaussian, with_weight_kl
+from gpvae_jax.methods.vae import vae
 from gpvae_jax.model import latent_model
 from gpvae_jax.naming import unknown
-from gpvae_jax.objectives import frozen, iwae_trained
+from gpvae_jax.objectives import frozen, iwae_trained, with_base_loss
 from gpvae_jax.observation import Observation, observe, of_copies
 from gpvae_jax.optimizers import beta_schedule, build_optimizer, check_train
 from gpvae_jax.settings import has_base, parse_settings
@@ -202,21 +203,27 @@ def build_encoder(settings: ModelConfig, data_shape: tuple[int, ...], width: int
 def build_method(config: Config, model: LatentModel, encoder: Network, *, num_data: int) -> InferenceMethod:
     """A method by name with its settings, over another where base=NAME,setting=value,… is among them.
 
-    It is trained on its own loss, or on the bound of train.iwae_samples, but for what is frozen. A base gpvae serves as
-    the Gaussian of its moments (`as_gaussian`). Whatever the loss, it has the KL of a gpvae's weights.
+    It is trained on its own loss, or on the bound of train.iwae_samples, with train.base_weight on its base's loss as
+    well, but for what is frozen. A base gpvae serves as the Gaussian of its moments (`as_gaussian`). Whatever the loss,
+    it has the KL of a gpvae's weights.
     """
-    method, part = _with_loss(config, model, encoder, num_data), config.train.frozen
-    return method if part is None else frozen(method, part)
+    method, base = _with_loss(config, model, encoder, num_data)
+    if config.train.base_weight:
+        method = with_base_loss(method, base, config.train.base_weight)
+    return method if config.train.frozen is None else frozen(method, config.train.frozen)
 
 
-def _with_loss(config: Config, model: LatentModel, encoder: Network, num_data: int) -> InferenceMethod:
-    """The method with the loss it is trained on, nothing frozen."""
+def _with_loss(
+    config: Config, model: LatentModel, encoder: Network, num_data: int
+) -> tuple[InferenceMethod, InferenceMethod]:
+    """The method, whose loss is its own or an importance-weighted bound, and its base, by default a VAE."""
     own, over = _own_and_base(config)
     factory, settings = _factory(config.method, own, num_data)
     own_loss = config.train.iwae_samples is None
     if over is None:
         method = _trained(config.train, factory(model, encoder, **settings), model)
-        return method if own_loss or config.method != "gpvae" else _with_weight_kl(method, settings)
+        method = method if own_loss or config.method != "gpvae" else _with_weight_kl(method, settings)
+        return method, vae(model, encoder)
     if not has_base(factory):
         known = ", ".join(sorted(name for name in METHODS if has_base(METHODS[name])))
         raise ValueError(f"{config.method} is built over no other method, so it has no base; these have: {known}.")
@@ -225,13 +232,13 @@ def _with_loss(config: Config, model: LatentModel, encoder: Network, num_data: i
     base = make_base(model, encoder, **base_settings)
     if name != "gpvae":
         method = _trained(config.train, factory(model, encoder, base=base, **settings), model)
-        return method if own_loss or config.method != "gpvae" else _with_weight_kl(method, settings)
+        return method if own_loss or config.method != "gpvae" else _with_weight_kl(method, settings), base
     if config.method == "gpvae":
         raise ValueError("A gpvae models the errors of another method than a gpvae; take another base, or none.")
     method = _trained(config.train, factory(model, encoder, base=as_gaussian(base), **settings), model)
     if own_loss and config.method == "svi":  # it trains nothing of its own: its loss is the gpvae's, the KL included
-        return method
-    return _with_weight_kl(method, base_settings)
+        return method, base
+    return _with_weight_kl(method, base_settings), base
 
 
 def _own_and_base(config: Config) -> tuple[list[str], list[str] | None]:
@@ -275,6 +282,10 @@ def check_used(config: Config) -> None:
         raise ValueError("frozen is for what is trained on, but epochs is 0 here; leave it out.")
     if config.train.augment is not None and not config.train.epochs:
         raise ValueError("augment is for training images, but epochs is 0 here; leave it out.")
+    if config.train.base_weight and not config.train.epochs:
+        raise ValueError("base_weight is for what is trained on, but epochs is 0 here; leave it out.")
+    if config.train.base_weight and config.train.frozen == "base":
+        raise ValueError("base_weight trains the base, which frozen=base leaves as it is; leave one of them out.")
     own, over = _own_and_base(config)
     _, settings = _factory(config.method, own, 1)
     if samples is not None and settings.get("refinement") == "newest":

@@ -100,6 +100,9 @@ class TrainConfig:
     """affine: beside every image of a batch a copy of it, turned, scaled, sheared and shifted at random. For data whose
     test images are unlike the training images; each step costs twice as much. Training's own metrics are means over
     both."""
+    base_weight: float = 0.0
+    """Weight, below 1, of the loss of the method's base, beside its own: what newton, savi, iterative, vlae or gpvae
+    add to their base then starts from a better one where inputs are unlike the training images."""
     frozen: str | None = None
     """With start_from, what stays as it was trained: model, the decoder; or base, the decoder and the method's base as
     well, so that only what the method adds to it is learned."""

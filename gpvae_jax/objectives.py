@@ -134,6 +134,34 @@ def frozen(method: InferenceMethod, part: str) -> InferenceMethod:
     return method._replace(loss=loss)
 
 
+def with_base_loss(method: InferenceMethod, base: InferenceMethod, weight: float) -> InferenceMethod:
+    """The same inference, trained on (1 − w) of its own loss and w of that of its base: ℒ = (1 − w) ℒ_K + w ℒ_0 (eq.
+    3.15, derived).
+
+    A method that is trained through its steps alone leaves the posterior they start from to itself, and on inputs
+    unlike the training ones that start is far off. base: what the method was built over, whose φ is φ["base"]. weight:
+    w, in [0, 1). The metrics get the base's bound, "base_elbo", in nats. Cost: the base's own, of which the encoder's
+    pass is shared. Raises ValueError on another weight, and in use where φ has no base.
+    """
+    if not 0 <= weight < 1:
+        raise ValueError(f"The base's weight in the loss must be at least 0 and below 1, got {weight}.")
+
+    def loss(
+        params: Params, key: PRNGKeyArray, x: Float[Array, "B *D"], *, beta: float | Array = 1.0
+    ) -> tuple[Float[Array, ""], Metrics]:
+        if not (isinstance(params.inference, dict) and "base" in params.inference):
+            raise ValueError(
+                "A weight of the base's loss takes a method that is built over one base and trained on, such as "
+                "newton, savi, iterative or gpvae; choose one of them, or leave base_weight out."
+            )
+        key_own, key_base = jax.random.split(key)
+        after, metrics = method.loss(params, key_own, x, beta=beta)
+        before, of_base = base.loss(params.of("base"), key_base, x, beta=beta)
+        return (1 - weight) * after + weight * before, metrics | {"base_elbo": of_base["elbo"]}
+
+    return method._replace(loss=loss)
+
+
 def is_frozen(params: Params, part: str) -> Params:
     """For every leaf whether `frozen` holds it fixed. Raises ValueError where nothing would be left to learn."""
     theta, phi = params
