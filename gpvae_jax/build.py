@@ -232,7 +232,8 @@ def _with_loss(
     base = make_base(model, encoder, **base_settings)
     if name != "gpvae":
         method = _trained(config.train, factory(model, encoder, base=base, **settings), model)
-        return method if own_loss or config.method != "gpvae" else _with_weight_kl(method, settings), base
+        method = method if own_loss or config.method != "gpvae" else _with_weight_kl(method, settings)
+        return method, base
     if config.method == "gpvae":
         raise ValueError("A gpvae models the errors of another method than a gpvae; take another base, or none.")
     method = _trained(config.train, factory(model, encoder, base=as_gaussian(base), **settings), model)
