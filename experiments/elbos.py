@@ -55,10 +55,18 @@ def _images(run: runs.Run) -> dict[str, Any]:
 
 
 def elbos(
-    run: runs.Run, split: str, images: int, *, draws: int = DRAWS, told: Callable[[], None] = lambda: None
+    run: runs.Run,
+    split: str,
+    images: int,
+    *,
+    first: int = 0,
+    draws: int = DRAWS,
+    told: Callable[[], None] = lambda: None,
 ) -> Float[np.ndarray, "R N"]:
-    """Of a split's first images, nats, with the noise the same for every run; `told` is called after every seed."""
-    x, values = split_examples(run, split, images, 0), []
+    """Of a split's images from the `first` on, nats, with the noise the same for every run; `told` is called after
+    every seed.
+    """
+    x, values = split_examples(run, split, images, 0, first), []
     for params in params_by_seed(run):
         values.append(elbo(run.setup, params, x, draws))
         told()

@@ -89,9 +89,9 @@ def keep(found: dict[str, Any], path: Path, images: int) -> None:
     write_json(path.with_name(f"{path.name}.json"), kept)
 
 
-def measure(base: runs.Run, others: dict[str, runs.Run], split: str, images: int) -> dict[str, Any]:
-    """The VAE's ELBO and gap on a split's first images, and of every other run the gain and its share of the gap."""
-    elbo = elbos(base, split, images)
+def measure(base: runs.Run, others: dict[str, runs.Run], split: str, images: int, first: int = 0) -> dict[str, Any]:
+    """On a split's images from the `first` on, the VAE's ELBO and gap; of every other run the gain and its share."""
+    elbo = elbos(base, split, images, first=first)
     with bars() as progress:
         task = progress.add_task(f"SVI, {split}", total=1.0, text="")
         best = optimal_bounds(
@@ -99,10 +99,11 @@ def measure(base: runs.Run, others: dict[str, runs.Run], split: str, images: int
             max_examples=images,
             families=("diagonal",),
             split=split,
+            first=first,
             progress=lambda done: progress.update(task, completed=done),
         )["diagonal"]
     gaps = np.asarray(best, np.float64) - elbo
-    rows = {name: elbos(run, split, images) for name, run in others.items()}
+    rows = {name: elbos(run, split, images, first=first) for name, run in others.items()}
     return {
         "elbo": estimate(elbo.mean(axis=0))._asdict(),
         "gap": paired(elbo, best)._asdict(),

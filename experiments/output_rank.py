@@ -4,8 +4,8 @@
     python -m experiments.output_rank runs/compared/{vae,newton} --ranks 50 100 --steps 1 2 --name mine
 
 The first run is the VAE, the others are of `newton`, with a Gaussian likelihood for anything but exact steps, or, as
-they are, of any other method. On the first test images: the ELBO that each of these has above the VAE's with so many
-steps, whose gradients are exact or from so many directions of the decoder's output (eq. 3.13, derived;
+they are, of any other method. On test images, from --first-image on: the ELBO that each of these has above the VAE's
+with so many steps, whose gradients are exact or from so many directions of the decoder's output (eq. 3.13, derived;
 docs/mathematics.md); that as a share of the VAE's amortization gap; and the time of inference over the VAE's, batches
 of 128, all in turn, one sample and its density.
 
@@ -43,6 +43,7 @@ class OutputRank:
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     images: int = 100
+    first_image: int = 0
     steps: tuple[int, ...] = (1, 2, 3)
     ranks: tuple[int, ...] = (50, 100, 200)
     name: str | None = None
@@ -63,7 +64,7 @@ def main(command: OutputRank) -> None:
             rows[title] = with_steps(run, steps, rank)
     for row in (base, *rows.values()):
         params_by_seed(row)  # so that what is not trained, or has not so many directions, is told before the rest
-    found = measure(base, rows, "test", command.images)
+    found = measure(base, rows, "test", command.images, command.first_image)
     timed = compare.latencies({"vae": base} | rows)
     times = {name: timing._asdict() for name, timing in timed.items()}
     text = table(found, times)
@@ -71,7 +72,8 @@ def main(command: OutputRank) -> None:
     name = command.name or base.folder.resolve().parent.name
     command.results.mkdir(parents=True, exist_ok=True)
     write_text(command.results / f"output_rank_{name}.md", text + "\n")
-    kept = {"images": command.images, "draws": DRAWS, "test": found, "latency_ms": times, "environment": environment()}
+    kept = {"images": command.images, "first_image": command.first_image, "draws": DRAWS, "test": found}
+    kept |= {"latency_ms": times, "environment": environment()}
     write_json(command.results / f"output_rank_{name}.json", kept)
 
 

@@ -13,7 +13,7 @@ from gpvae_jax import checkpoint, runs
 from gpvae_jax.build import build
 from gpvae_jax.compare import rows, same_settings
 from gpvae_jax.data import from_arrays
-from gpvae_jax.evaluate.run import evaluate_run, kept_results, params_by_seed
+from gpvae_jax.evaluate.run import SPLITS, evaluate_run, kept_results, params_by_seed, split_examples
 from gpvae_jax.evaluate.slow import optimal_bounds
 from gpvae_jax.files import plain, write_json
 from gpvae_jax.train import DivergenceError
@@ -300,6 +300,23 @@ def test_what_was_kept_of_a_run_is_not_that_of_the_same_run_trained_on(tmp_path:
     run = train(tmp_path, resume=True, train=options)
     assert kept_results(run, "test") is None
     assert np.all(optimal_bounds(run, max_examples=2, families=("diagonal",))["diagonal"] != first)
+
+
+def test_examples_from_a_number_on_are_those_of_the_whole_split(tmp_path: Path) -> None:
+    run = train(tmp_path, train={"epochs": 1, "batch_size": 8})
+    for split in SPLITS:
+        every = split_examples(run, split, None, 0)
+        np.testing.assert_array_equal(split_examples(run, split, 2, 0, 3), every[3:5])
+        np.testing.assert_array_equal(split_examples(run, split, None, 0, 3), every[3:])
+        for first in (-1, len(every)):
+            with pytest.raises(ValueError, match=f"numbered from 0 to {len(every) - 1}, got {first} as the first"):
+                split_examples(run, split, 2, 0, first)
+    every, some = (
+        optimal_bounds(run, max_examples=count, first=first, families=("diagonal",))["diagonal"][0]
+        for count, first in ((7, 0), (4, 3))
+    )
+    np.testing.assert_allclose(some, every[3:], atol=0.05)  # other noise; the examples differ by tenths
+    assert not np.allclose(some, every[:4], atol=0.05)
 
 
 def test_setup_is_the_same_from_folder_and_from_settings(tmp_path: Path) -> None:

@@ -122,10 +122,13 @@ def stored_examples(run: runs.Run, split: str) -> Array | np.ndarray:
     return run.setup.dataset.test if split == "test" else getattr(run.setup.data, split)
 
 
-def split_examples(run: runs.Run, split: str, count: int | None, seed: int) -> Float[np.ndarray, "N *D"]:
-    """The first examples of a split as the likelihood sees them; dynamic draws of training images are `seed`'s.
+def split_examples(
+    run: runs.Run, split: str, count: int | None, seed: int, first: int = 0
+) -> Float[np.ndarray, "N *D"]:
+    """Examples of a split from the `first` on, as the likelihood sees them; dynamic draws of training images are
+    `seed`'s.
 
-    Raises ValueError on an unknown split, and where it has no examples or none are asked for.
+    Raises ValueError on an unknown split, and where it has no examples there or none are asked for.
     """
     if split not in SPLITS:
         raise ValueError(unknown("split", split, SPLITS))
@@ -135,10 +138,13 @@ def split_examples(run: runs.Run, split: str, count: int | None, seed: int) -> F
         raise ValueError(f"'{setup.dataset.name}' has no {split} examples to evaluate on; give data that have some.")
     if count is not None and count < 1:
         raise ValueError(f"An evaluation needs at least 1 example, got {count}.")
-    raw = jnp.asarray(raw[:count])
+    if not 0 <= first < len(raw):
+        raise ValueError(f"The {split} examples are numbered from 0 to {len(raw) - 1}, got {first} as the first.")
+    # binary draws go by an example's place in the split, so those before the first are made as well
+    raw = jnp.asarray(raw[: None if count is None else first + count])
     if split != "train":
-        return np.asarray(setup.observation.evaluate(raw))
-    return np.asarray(setup.observation.train(jax.random.key(seed), raw))
+        return np.asarray(setup.observation.evaluate(raw))[first:]
+    return np.asarray(setup.observation.train(jax.random.key(seed), raw))[first:]
 
 
 def _shifted(progress: Callable[[int], None], start: int, done: int) -> None:

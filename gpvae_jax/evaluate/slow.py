@@ -98,9 +98,10 @@ def optimal_bounds(
     families: Sequence[str] = FAMILIES,
     seed: int = 0,
     split: str = "test",
+    first: int = 0,
     progress: Callable[[float], None] = lambda done: None,
 ) -> Arrays:
-    """L[q*] of a split's first examples in these families, [R, N], kept in optima-FAMILY.npz.
+    """L[q*] of a split's examples from the `first` on in these families, [R, N], kept in optima-FAMILY.npz.
 
     families: "diagonal", "full", "own" (the method's own posterior, its leaves free for every example). Raises
     ValueError on another, and as `split_examples`.
@@ -108,9 +109,10 @@ def optimal_bounds(
     for family in families:
         if family not in (*FAMILIES, "own"):
             raise ValueError(unknown("family", family, (*FAMILIES, "own")))
-    examples, found = split_examples(run, split, max_examples, seed), {}
+    examples, found = split_examples(run, split, max_examples, seed, first), {}
     for part, family in enumerate(families):
         settings = {"examples": max_examples, "family": family, "seed": seed} | _of_split(split)
+        settings |= {"first": first} if first else {}
         search = _own_search if family == "own" else partial(_gaussian_search, family=family)
 
         def told(done: float, part: int = part) -> None:
