@@ -46,6 +46,8 @@ class OutputRank:
     first_image: int = 0
     steps: tuple[int, ...] = (1, 2, 3)
     ranks: tuple[int, ...] = (50, 100, 200)
+    hidden_ranks: tuple[int, ...] = ()
+    """And from so many directions of the hidden layers: a row each for every rank."""
     name: str | None = None
     results: Path = RESULTS
 
@@ -59,9 +61,9 @@ def main(command: OutputRank) -> None:
         if run.setup.config.method != "newton":
             rows[f"{run.folder.name} | – | –"] = run
             continue
-        for steps, rank in itertools.product(command.steps, (None, *command.ranks)):
-            title = f"{run.folder.name} | {steps} | {'exact' if rank is None else rank}"
-            rows[title] = with_steps(run, steps, rank)
+        for steps, ranks in itertools.product(command.steps, reductions(command)):
+            title = f"{run.folder.name} | {steps} | {', '.join(map(str, ranks)) or 'exact'}"
+            rows[title] = with_steps(run, steps, *ranks)
     for row in (base, *rows.values()):
         params_by_seed(row)  # so that what is not trained, or has not so many directions, is told before the rest
     found = measure(base, rows, "test", command.images, command.first_image)
@@ -75,6 +77,11 @@ def main(command: OutputRank) -> None:
     kept = {"images": command.images, "first_image": command.first_image, "draws": DRAWS, "test": found}
     kept |= {"latency_ms": times, "environment": environment()}
     write_json(command.results / f"output_rank_{name}.json", kept)
+
+
+def reductions(command: OutputRank) -> list[tuple[int, ...]]:
+    """None, so many output directions, and so many output and hidden directions."""
+    return [(), *((rank,) for rank in command.ranks), *itertools.product(command.ranks, command.hidden_ranks)]
 
 
 def table(found: dict[str, Any], times: dict[str, Any]) -> str:

@@ -57,6 +57,9 @@ class Evaluate:
     output_rank: int | None = None
     """Of a run of newton with a Gaussian likelihood, take the steps' gradients from so many directions of the decoder's
     output: from 100, say, two steps for the price of one."""
+    hidden_rank: int | None = None
+    """With --output-rank, also from so many directions of the decoder's hidden layers but the first: from 128 of 400,
+    say, a step costs a third less again."""
     refine_settings: tuple[str, ...] = ()
     """The refining method's other settings as name=value, e.g. covariance=full (see `gpvae list`)."""
     estimators: tuple[str, ...] = ("iwae",)

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from gpvae_jax import convolution
 from gpvae_jax.checks import check_at_least
 from gpvae_jax.naming import unknown
-from gpvae_jax.types import LastLayer, Network
+from gpvae_jax.types import HiddenLayers, LastLayer, Network
 
 KERNEL_SIZE, STRIDE = 4, 2  # of every convolution, as in DCGAN
 
@@ -133,7 +133,12 @@ def mlp(
     def features(params: PyTree, x: Float[Array, "B *in"]) -> Float[Array, "B H"]:
         return trunk.apply({"hidden": params["hidden"]} if hidden else {}, x)
 
-    return network._replace(last=LastLayer(features, lambda params: (params["out"]["kernel"], params["out"]["bias"])))
+    def weights(layer: PyTree) -> tuple[Array, Array]:
+        return layer["kernel"], layer["bias"]
+
+    layers = [f"layer_{i}" for i in range(len(hidden))]
+    affine = HiddenLayers(lambda params: [weights(params["hidden"][layer]) for layer in layers], act)
+    return network._replace(last=LastLayer(features, lambda params: weights(params["out"]), affine))
 
 
 def conv_encoder(

@@ -9,10 +9,11 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from gpvae_jax.likelihoods import Likelihood
-from gpvae_jax.types import LatentModel, Network, Params, ReducedOutputs
+from gpvae_jax.types import HiddenLayers, LatentModel, Network, Params, ReducedOutputs
 
 DRAWS = 4096  # of z, for how the decoder's features move with it
 SAME = 1e-2  # of a gradient, beyond any rounding of it in float32
+SMALLEST = 1e-7  # a direction's weight, of the greatest, below which it is not there
 
 
 def reduced_outputs(decoder: Network, likelihood: Likelihood) -> ReducedOutputs | None:
@@ -21,12 +22,13 @@ def reduced_outputs(decoder: Network, likelihood: Likelihood) -> ReducedOutputs 
     V are the leading right singular vectors of C^½ W, C = E[J Jᵀ] with J = ∂h/∂z at draws z of the prior: the
     directions in which the output moves with z. No others leave out less of the gradient where x − h(z) W − b is white
     noise (eq. 3.14, derived), and what is left out is nothing where R is the rank of W. Cost for K gradients: D R
-    multiplications once, and H R in place of H D in each of the 2 K passes. None where the likelihood is not isotropic
-    or the decoder does not end in an affine layer.
+    multiplications once, and H R in place of H D in each of the 2 K passes. Where h comes of hidden layers that say so
+    they have directions as well (eq. 3.16, derived): 2 H Q in place of H² for Q of them. None where the likelihood is
+    not isotropic or the decoder does not end in an affine layer.
     """
     if decoder.last is None or not likelihood.isotropic:
         return None
-    features, weights = decoder.last
+    features, weights, hidden = decoder.last
 
     def prepare(theta: PyTree) -> PyTree:
         weight, bias = (np.asarray(part, np.float64) for part in weights(theta["decoder"]))
@@ -36,10 +38,12 @@ def reduced_outputs(decoder: Network, likelihood: Likelihood) -> ReducedOutputs 
             )
         z, way = jax.random.normal(jax.random.key(0), (2, DRAWS, *decoder.in_shape))
         _, moves = jax.jvp(lambda z: features(theta["decoder"], z), (z,), (way,))  # J u, and E[u uᵀ] = I
-        root = np.linalg.qr(np.asarray(moves, np.float64), mode="r")  # C, up to a factor, is rootᵀ root
-        basis = np.linalg.svd(root @ weight, full_matrices=False)[2].T
-        dtype = jnp.result_type(*jax.tree.leaves(theta["decoder"]))
+        basis = np.linalg.svd(_root(moves) @ weight, full_matrices=False)[2].T
         reduced = {"basis": basis, "weights": weight @ basis, "offset": bias @ basis}
+        if hidden is not None:
+            noise = jax.random.normal(jax.random.key(1), (DRAWS, weight.shape[1]))
+            reduced["hidden"] = _hidden_directions(hidden, theta["decoder"], z, noise @ weight.T)
+        dtype = jnp.result_type(*jax.tree.leaves(theta["decoder"]))
         return jax.tree.map(lambda part: jnp.asarray(part, dtype), reduced)
 
     def observe(reduced: PyTree, x: Float[Array, "B *D"]) -> Float[Array, "B R"]:
@@ -48,16 +52,63 @@ def reduced_outputs(decoder: Network, likelihood: Likelihood) -> ReducedOutputs 
     def log_likelihood(
         theta: PyTree, reduced: PyTree, c: Float[Array, "B R"], z: Float[Array, "S B Z"]
     ) -> Float[Array, "S B"]:
-        output = features(theta["decoder"], z.reshape(-1, z.shape[-1])) @ reduced["weights"]
+        flat = z.reshape(-1, z.shape[-1])
+        if "hidden" in reduced:
+            h = _narrow_features(hidden, theta["decoder"], reduced["hidden"], flat)
+        else:
+            h = features(theta["decoder"], flat)
+        output = h @ reduced["weights"]
         of_example = jax.vmap(likelihood.log_prob, in_axes=(None, 0, 0))
         return jax.vmap(of_example, in_axes=(None, 0, None))(theta["likelihood"], output.reshape(*z.shape[:-1], -1), c)
 
     return ReducedOutputs(prepare, observe, log_likelihood)
 
 
-def with_reduced_outputs(model: LatentModel, params: Params, rank: int) -> Params:
+def _hidden_directions(hidden: HiddenLayers, params: PyTree, z: Array, noise: Array) -> list[dict[str, np.ndarray]]:
+    """Of every hidden layer but the first, A, B and m with h W ≈ (h − m) A Bᵀ + m W (eq. 3.16, derived).
+
+    noise: of the features, the gradients at the output being white noise.
+    """
+    layers = hidden.weights(params)
+
+    def features(shifts: list[Array]) -> tuple[Array, list[Array]]:
+        h, inputs = z, []
+        for (weight, bias), shift in zip(layers, shifts, strict=True):
+            inputs.append(h)
+            h = hidden.activation(h @ weight + bias[None] + shift)
+        return h, inputs
+
+    _, backward, inputs = jax.vjp(features, [jnp.zeros((len(z), len(bias))) for _, bias in layers], has_aux=True)
+    found = []
+    for h, (weight, bias), gradient in list(zip(inputs, layers, *backward(noise), strict=True))[1:]:
+        h, weight = np.asarray(h, np.float64), np.asarray(weight, np.float64)
+        mean = np.mean(h, axis=0)
+        seen, felt = _root(h - mean) @ weight, weight @ _root(gradient).T
+        left, size, right = np.linalg.svd(_root(h - mean) @ felt, full_matrices=False)
+        inverse = np.where(size > SMALLEST * size[0], 1 / np.maximum(size, np.finfo(size.dtype).tiny), 0)
+        narrow = felt @ right.T
+        found.append({
+            "into": narrow, "center": mean @ narrow, "out": seen.T @ left * inverse, "bias": mean @ weight + bias,
+        })  # fmt: skip
+    return found
+
+
+def _narrow_features(hidden: HiddenLayers, params: PyTree, layers: list[PyTree], z: Array) -> Float[Array, "N H"]:
+    weight, bias = hidden.weights(params)[0]
+    h = hidden.activation(z @ weight + bias[None])
+    for layer in layers:
+        h = hidden.activation((h @ layer["into"] - layer["center"][None]) @ layer["out"].T + layer["bias"][None])
+    return h
+
+
+def _root(rows: Array) -> np.ndarray:
+    """R with RᵀR = Σ_n r_n r_nᵀ."""
+    return np.linalg.qr(np.asarray(rows, np.float64), mode="r")
+
+
+def with_reduced_outputs(model: LatentModel, params: Params, rank: int, hidden_rank: int | None = None) -> Params:
     """The parameters of a trained `newton` with a curvature of the encoder's, whose steps then take their gradients
-    from `rank` output directions.
+    from `rank` output directions, and where it is given from `hidden_rank` directions of every hidden layer.
 
     On the host, once for one seed's parameters; trained on they need it anew. Raises ValueError where the model has no
     such form, in truth or by what it says of itself, and on a rank that its decoder does not have.
@@ -66,12 +117,27 @@ def with_reduced_outputs(model: LatentModel, params: Params, rank: int) -> Param
     if not isinstance(params.inference, dict) or "base" not in params.inference:
         raise ValueError("Output directions are of newton's steps, but these are not newton's parameters.")
     every = reduced.prepare(params.model)
-    most = every["basis"].shape[-1]
-    if not 1 <= rank <= most:
-        raise ValueError(f"The decoder's output has from 1 to {most} directions, got {rank}.")
+    hidden = every.pop("hidden", [])
     _check_gradient(model, reduced, params.model, every)
-    chosen = jax.tree.map(lambda part: part[..., :rank], every)
+    chosen = _first(every, rank, "The decoder's output")
+    if hidden_rank is not None:
+        if not hidden:
+            raise ValueError(
+                "Hidden directions are of a decoder with two hidden layers or more that says so (networks.mlp does); "
+                "leave the hidden rank out."
+            )
+        _check_gradient(model, reduced, params.model, every | {"hidden": hidden})
+        names = [f"Hidden layer {number}" for number in range(2, 2 + len(hidden))]
+        chosen["hidden"] = [_first(layer, hidden_rank, name) for layer, name in zip(hidden, names, strict=True)]
     return Params(params.model, params.inference | {"reduced": chosen})
+
+
+def _first(parts: dict[str, Array], rank: int, name: str) -> dict[str, Array]:
+    """Its first directions, which are the last axes of all but the bias of a whole layer."""
+    most = min(part.shape[-1] for key, part in parts.items() if key != "bias")
+    if not 1 <= rank <= most:
+        raise ValueError(f"{name} has from 1 to {most} directions, got {rank}.")
+    return {key: part if key == "bias" else part[..., :rank] for key, part in parts.items()}
 
 
 def require_reduced_outputs(model: LatentModel) -> ReducedOutputs:
@@ -95,6 +161,7 @@ def _check_gradient(model: LatentModel, reduced: ReducedOutputs, theta: PyTree, 
     from_all = jax.grad(lambda z: jnp.sum(reduced.log_likelihood(theta, every, c, z)))(z)
     if not jnp.max(jnp.abs(own - from_all)) <= SAME * jnp.max(jnp.abs(own)):
         raise ValueError(
-            "The gradient from all output directions is not that of the model's log-likelihood: a Likelihood that says "
-            "isotropic has to be linear in ‖x − output‖², and a Network's apply has to be its last layer's."
+            "The gradient from all directions is not that of the model's log-likelihood: a Likelihood that says "
+            "isotropic has to be linear in ‖x − output‖², and a Network's apply has to be its last layer's, and its "
+            "features those of its hidden layers."
         )

@@ -73,11 +73,14 @@ def refined(run: Run, name: str, steps: int | None = None, settings: Sequence[st
     )
 
 
-def with_steps(run: Run, steps: int | None = None, output_rank: int | None = None) -> Run:
+def with_steps(
+    run: Run, steps: int | None = None, output_rank: int | None = None, hidden_rank: int | None = None
+) -> Run:
     """The run with another number of its method's own steps on the same parameters; results get their own folder.
 
     What was trained through one step may well take more where the answer counts. output_rank: of newton's steps the
-    gradients from so many directions of the decoder's output (`reduced_outputs`). Raises ValueError where neither is
+    gradients from so many directions of the decoder's output, and with hidden_rank from so many of every hidden layer
+    (`reduced_outputs`). Raises ValueError where neither is
     given, where the method takes no steps, on a number below 0, where the run has no such gradients, and on a run
     that is `refined` already, which can only come after; in use on a rank out of range.
     """
@@ -86,6 +89,8 @@ def with_steps(run: Run, steps: int | None = None, output_rank: int | None = Non
             f"{run.folder} is refined by {run.refinement}, and its own steps come before that; give the run its steps "
             "first and refine the result."
         )
+    if hidden_rank is not None and output_rank is None:
+        raise ValueError("Hidden directions go with those of the output: give an output rank as well.")
     if steps is None and output_rank is None:
         raise ValueError("Say what is to change, the number of steps or of output directions; got neither.")
     if output_rank is not None:
@@ -101,10 +106,10 @@ def with_steps(run: Run, steps: int | None = None, output_rank: int | None = Non
     if output_rank is not None:
 
         def reduced(params: Params) -> Params:
-            return with_reduced_outputs(run.setup.model, run.adapt(params), output_rank)
+            return with_reduced_outputs(run.setup.model, run.adapt(params), output_rank, hidden_rank)
 
         changed = changed._replace(adapt=reduced)
-        words += [f"output-rank-{output_rank}"]
+        words += [f"output-rank-{output_rank}", *([] if hidden_rank is None else [f"hidden-rank-{hidden_rank}"])]
     folder = run.folder / "refined" / "-".join(words)
     return changed._replace(folder=folder, trained=run.trained or run.folder)
 

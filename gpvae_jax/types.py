@@ -34,11 +34,19 @@ class Params(NamedTuple):
         return Params(self.model, self.inference[part])
 
 
+class HiddenLayers(NamedTuple):
+    """Affine layers of vectors with an activation after each: h = act(act(x W₁ + b₁) W₂ + b₂) …."""
+
+    weights: Callable[[PyTree], list[tuple[Array, Array]]]  # params -> W[H, G], b[G] of each
+    activation: Callable[[Array], Array]
+
+
 class LastLayer(NamedTuple):
     """How a network ends: out = features(params, x) W + b, flattened."""
 
     features: Callable[[PyTree, Array], Array]  # (params, x[B, *in_shape]) -> h[B, H]
     weights: Callable[[PyTree], tuple[Array, Array]]  # params -> W[H, O], b[O]
+    hidden: HiddenLayers | None = None  # where these make the features
 
 
 class Network(NamedTuple):

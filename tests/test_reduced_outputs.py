@@ -54,7 +54,7 @@ def test_the_likelihood_differs_by_what_the_other_directions_say():
         basis = np.asarray(every["basis"])
         np.testing.assert_allclose(basis.T @ basis, np.eye(HIDDEN), atol=1e-12)
         for rank in (1, 5, HIDDEN):
-            reduced = jax.tree.map(lambda leaf, rank=rank: leaf[..., :rank], every)
+            reduced = {name: every[name][..., :rank] for name in ("basis", "weights", "offset")}
             c = model.reduced.observe(reduced, x)
             seen = np.sum((away @ basis[:, :rank]) ** 2, axis=-1)
             expected = -0.5 * (seen / variance + rank * np.log(2 * np.pi * variance))
@@ -121,6 +121,91 @@ def test_two_steps_cost_less_than_one_where_outputs_are_many():
     assert products(1, reduced) < 0.75 * products(1, params)
 
 
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+def test_all_hidden_directions_are_the_exact_steps(activation):
+    with jax.enable_x64(True):
+        model = latent_model(
+            networks.mlp((LATENTS,), (9, 7, HIDDEN), SHAPE, activation=activation), likelihoods.gaussian()
+        )
+        method = newton(model, networks.mlp(SHAPE, (8,)), steps=2, rank=2)
+        x = jnp.asarray(RNG.uniform(size=(BATCH, *SHAPE)))
+        params = perturb(method.init(jax.random.key(0), x), 1)
+        of_unit = params.model["decoder"]["hidden"]["layer_0"]["bias"]
+        params.model["decoder"]["hidden"]["layer_0"]["bias"] = of_unit.at[0].set(-99.0)  # with ReLU never on
+        few = [with_reduced_outputs(model, params, HIDDEN, rank) for rank in (7, 3)]
+        means = [method.posterior(p, jax.random.key(0), x)[0].mean for p in (params, *few)]
+        np.testing.assert_allclose(means[1], means[0], rtol=1e-8, atol=1e-10)
+        assert np.abs(means[2] - means[0]).max() > 1e-4
+
+
+def test_no_other_hidden_directions_leave_less_of_the_output_out():
+    """Of h W with h's covariance and the later layers' Jacobians, both from other draws of the prior."""
+    rank = 4
+    with jax.enable_x64(True):
+        model, _, params, _ = made()
+        decoder, z = jax.tree.map(np.asarray, params.model["decoder"]), RNG.normal(size=(20_000, LATENTS))
+        first, second = (decoder["hidden"][f"layer_{i}"] for i in range(2))
+        weight, out = second["kernel"], decoder["out"]["kernel"]
+        h = np.tanh(z @ first["kernel"] + first["bias"])
+        slope = 1 - np.tanh(h @ second["kernel"] + second["bias"]) ** 2
+        felt = np.einsum("ni,nj,id,jd->ij", slope, slope, out, out) / len(z)
+        reduced = with_reduced_outputs(model, params, HIDDEN, rank).inference["reduced"]["hidden"][0]
+        found = np.asarray(reduced["into"] @ reduced["out"].T)
+        np.testing.assert_allclose(reduced["bias"] - reduced["center"] @ reduced["out"].T,
+                                   second["bias"] + h.mean(axis=0) @ (weight - found), atol=0.03)  # fmt: skip
+
+        def left_out(other):
+            away = weight - other
+            return np.trace(np.cov(h.T) @ away @ felt @ away.T)
+
+        left, size, right = np.linalg.svd(weight)
+        by_weight = (left[:, :rank] * size[:rank]) @ right[:rank]
+        assert left_out(found) < 0.6 * left_out(by_weight)
+        values, vectors = np.linalg.eigh(felt)
+        root = vectors * np.sqrt(values)
+        best = np.linalg.svd(np.linalg.cholesky(np.cov(h.T)).T @ weight @ root, compute_uv=False)
+        assert left_out(found) == pytest.approx(np.sum(best[rank:] ** 2), rel=0.03)
+
+
+def test_four_steps_from_a_few_directions_of_every_layer_cost_less_than_two_exact_ones():
+    """784 outputs, two layers of 400: 3.3 passes of the encoder and not 5."""
+    shape = (28, 28, 1)
+    model = latent_model(networks.mlp((20,), (400, 400), shape), likelihoods.gaussian())
+    methods = {steps: newton(model, networks.mlp(shape, (400, 400)), steps=steps) for steps in (2, 4)}
+    x = jnp.zeros((1, *shape))
+    params = methods[2].init(jax.random.key(0), x)
+
+    def products(steps, params):
+        traced = jax.make_jaxpr(methods[steps].posterior)(params, jax.random.key(0), x)
+        return cost_of(traced.jaxpr).products
+
+    few = with_reduced_outputs(model, params, 100, 100)
+    assert products(4, few) < 0.7 * products(2, params)
+    assert products(4, few) < 0.75 * products(4, with_reduced_outputs(model, params, 100))
+
+
+def test_hidden_directions_the_decoder_does_not_have():
+    model, _, params, _ = made()
+    for rank in (0, 10):
+        with pytest.raises(ValueError, match=rf"Hidden layer 2 has from 1 to 9 directions, got {rank}"):
+            with_reduced_outputs(model, params, 4, rank)
+    for hidden in ((HIDDEN,), ()):
+        model, _, params, _ = made(hidden=hidden)
+        with pytest.raises(ValueError, match="a decoder with two hidden layers or more"):
+            with_reduced_outputs(model, params, 2, 2)
+
+
+def test_hidden_layers_that_do_not_make_the_features():
+    decoder = networks.mlp((LATENTS,), (9, HIDDEN), SHAPE)
+    hidden = decoder.last.hidden._replace(activation=jnp.tanh)  # and not ReLU
+    model = latent_model(decoder._replace(last=decoder.last._replace(hidden=hidden)), likelihoods.gaussian())
+    x = jnp.asarray(RNG.uniform(size=(BATCH, *SHAPE)), jnp.float32)
+    params = perturb(newton(model, networks.mlp(SHAPE, (8,))).init(jax.random.key(0), x), 1)
+    with_reduced_outputs(model, params, 4)
+    with pytest.raises(ValueError, match="and its features those of its hidden layers"):
+        with_reduced_outputs(model, params, 4, 4)
+
+
 def test_parameters_of_several_seeds_are_told():
     model, _, params, _ = made()
     both = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), params)
@@ -175,15 +260,29 @@ def test_parts_that_say_what_they_are_not(wrong):
 
 def test_on_the_command_line(tmp_path, capsys):
     run = tmp_path / "newton"
-    small = ["--latent-dim", "2", "--hidden", "16", "--likelihood", "gaussian", "--epochs", "2", "--num-seeds", "2"]
+    small = [
+        "--latent-dim",
+        "2",
+        "--hidden",
+        "16",
+        "16",
+        "--likelihood",
+        "gaussian",
+        "--epochs",
+        "2",
+        "--num-seeds",
+        "2",
+    ]
     assert cli.main(["train", "--method", "newton", *small, "--out", str(run)]) == 0
     evaluate = ["evaluate", str(run), "--num-samples", "2", "--max-examples", "20"]
     elbos = {}
-    for rank in ([], ["--output-rank", "16"], ["--output-rank", "1"]):
+    every_layer = ["--output-rank", "16", "--hidden-rank", "1"]
+    for rank in ([], ["--output-rank", "16"], ["--output-rank", "1"], every_layer):
         assert cli.main([*evaluate, "--steps", "2", *rank]) == 0
-        folder = run / "refined" / "-".join(["steps-2", *(["output-rank", *rank[1:]] if rank else [])])
+        folder = run / "refined" / "-".join(["steps-2", *(word.removeprefix("--") for word in rank)])
         elbos[tuple(rank)] = json.loads((folder / "results.json").read_text())["test"]["elbo"]["mean"]
-    exact, every, one = elbos.values()
+    exact, every, one, one_hidden = elbos.values()
+    assert abs(one_hidden - exact) > 1e-3
     assert every == pytest.approx(exact, abs=1e-3)
     assert abs(one - exact) > 1e-3
     opened = with_steps(runs.open_run(run), None, 16)
@@ -196,6 +295,9 @@ def test_on_the_command_line(tmp_path, capsys):
     capsys.readouterr()
     for options, words in (
         (["--output-rank", "17"], "from 1 to 16 directions, got 17"),
+        (["--output-rank", "2", "--hidden-rank", "17"], "Hidden layer 2 has from 1 to 16 directions, got 17"),
+        (["--hidden-rank", "2"], "Hidden directions go with those of the output"),
+        (["--hidden-rank", "2", "--refine", "svi"], "--hidden-rank is of a run of newton's own steps"),
         (["--output-rank", "2", "--steps", "0"], "No step takes no gradient"),
         (["--output-rank", "2", "--refine", "svi"], "--output-rank is of a run of newton's own steps"),
     ):

@@ -37,8 +37,8 @@ def evaluate_command(command: cli.Evaluate) -> None:
     describe(run)
     if command.refine is not None:
         run = refined(run, command.refine, command.steps, command.refine_settings)
-    elif command.steps is not None or command.output_rank is not None:
-        run = with_steps(run, command.steps, command.output_rank)
+    elif any(given is not None for given in (command.steps, command.output_rank, command.hidden_rank)):
+        run = with_steps(run, command.steps, command.output_rank, command.hidden_rank)
     path = run.folder / SPLITS[command.split]
     before = kept_results(run, command.split)
     if before is None or "iwae" in command.estimators:
@@ -84,8 +84,9 @@ def _check(command: cli.Evaluate) -> None:
         raise ValueError(f"uncertainty correlates at least 3 examples, got --slow-examples {command.slow_examples}.")
     check_seed(**{"--seed": command.seed})
     optional_memory(command.memory)
-    if command.refine is not None and command.output_rank is not None:
-        raise ValueError("--output-rank is of a run of newton's own steps, not of a refinement; leave one of them out.")
+    for name, given in (("--output-rank", command.output_rank), ("--hidden-rank", command.hidden_rank)):
+        if command.refine is not None and given is not None:
+            raise ValueError(f"{name} is of a run of newton's own steps, not of a refinement; leave one of them out.")
     if command.refine is None and command.refine_settings:
         raise ValueError("--refine-settings are of a refinement; name it with --refine.")
 
