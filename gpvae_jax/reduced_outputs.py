@@ -53,7 +53,7 @@ def reduced_outputs(decoder: Network, likelihood: Likelihood) -> ReducedOutputs 
         theta: PyTree, reduced: PyTree, c: Float[Array, "B R"], z: Float[Array, "S B Z"]
     ) -> Float[Array, "S B"]:
         flat = z.reshape(-1, z.shape[-1])
-        if "hidden" in reduced:
+        if hidden is not None and "hidden" in reduced:
             h = _narrow_features(hidden, theta["decoder"], reduced["hidden"], flat)
         else:
             h = features(theta["decoder"], flat)
@@ -103,7 +103,7 @@ def _narrow_features(hidden: HiddenLayers, params: PyTree, layers: list[PyTree],
 
 def _root(rows: Array) -> np.ndarray:
     """R with RᵀR = Σ_n r_n r_nᵀ."""
-    return np.linalg.qr(np.asarray(rows, np.float64), mode="r")
+    return np.asarray(np.linalg.qr(np.asarray(rows, np.float64), mode="r"))
 
 
 def with_reduced_outputs(model: LatentModel, params: Params, rank: int, hidden_rank: int | None = None) -> Params:
@@ -119,7 +119,7 @@ def with_reduced_outputs(model: LatentModel, params: Params, rank: int, hidden_r
     every = reduced.prepare(params.model)
     hidden = every.pop("hidden", [])
     _check_gradient(model, reduced, params.model, every)
-    chosen = _first(every, rank, "The decoder's output")
+    chosen: PyTree = _first(every, rank, "The decoder's output")
     if hidden_rank is not None:
         if not hidden:
             raise ValueError(
