@@ -68,7 +68,7 @@ class ReducedOutputs(NamedTuple):
     price (eq. 3.13, derived). `reduced` is what follows from θ, made once for trained parameters.
     """
 
-    prepare: Callable[[PyTree], PyTree]  # θ -> reduced, on the host; its last axes are the directions, by weight, but for biases
+    prepare: Callable[[PyTree], PyTree]  # θ -> reduced, on the host: its last axes are the directions, by weight
     observe: Callable[[PyTree, Array], Array]  # (reduced, x[B, *D]) -> c[B, R], once per input
     log_likelihood: Callable[[PyTree, PyTree, Array, Array], Array]  # (θ, reduced, c[B, R], z[S, B, Z]) -> [S, B]
 
