@@ -6,8 +6,8 @@
 The first run is the VAE, the others are of `newton`, with a Gaussian likelihood for anything but exact steps, or, as
 they are, of any other method. On test images, from --first-image on: the ELBO that each of these has above the VAE's
 with so many steps, whose gradients are exact or from so many directions of the decoder's output (eq. 3.13, derived;
-docs/mathematics.md); that as a share of the VAE's amortization gap; and the time of inference over the VAE's, batches
-of 128, all in turn, one sample and its density.
+docs/mathematics.md), with --hidden-ranks of its hidden layers as well (eq. 3.16, derived); that as a share of the VAE's
+amortization gap; and the time of inference over the VAE's, batches of 128, all in turn, one sample and its density.
 
 Six minutes for 100 images and three seeds on one CPU core, half of it SVI, which goes on where it was stopped; pin it
 to one core and let nothing else run, for the times' sake. Expected: from 100 directions of 400 two steps take as long

@@ -83,13 +83,11 @@ def _hidden_directions(hidden: HiddenLayers, params: PyTree, z: Array, noise: Ar
     for h, (weight, bias), gradient in list(zip(inputs, layers, *backward(noise), strict=True))[1:]:
         h, weight = np.asarray(h, np.float64), np.asarray(weight, np.float64)
         mean = np.mean(h, axis=0)
-        seen, felt = _root(h - mean) @ weight, weight @ _root(gradient).T
-        left, size, right = np.linalg.svd(_root(h - mean) @ felt, full_matrices=False)
+        moved, felt = _root(h - mean), weight @ _root(gradient).T
+        left, size, right = np.linalg.svd(moved @ felt, full_matrices=False)
         inverse = np.where(size > SMALLEST * size[0], 1 / np.maximum(size, np.finfo(size.dtype).tiny), 0)
-        narrow = felt @ right.T
-        found.append({
-            "into": narrow, "center": mean @ narrow, "out": seen.T @ left * inverse, "bias": mean @ weight + bias,
-        })  # fmt: skip
+        into, out = felt @ right.T, (moved @ weight).T @ left * inverse
+        found.append({"into": into, "center": mean @ into, "out": out, "bias": mean @ weight + bias})
     return found
 
 

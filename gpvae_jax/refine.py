@@ -80,9 +80,9 @@ def with_steps(
 
     What was trained through one step may well take more where the answer counts. output_rank: of newton's steps the
     gradients from so many directions of the decoder's output, and with hidden_rank from so many of every hidden layer
-    (`reduced_outputs`). Raises ValueError where neither is
-    given, where the method takes no steps, on a number below 0, where the run has no such gradients, and on a run
-    that is `refined` already, which can only come after; in use on a rank out of range.
+    (`reduced_outputs`). Raises ValueError where nothing is given or hidden_rank alone, where the method takes no steps,
+    on a number below 0, where the run has no such gradients, and on a run that is `refined` already, which can only
+    come after; in use on a rank out of range.
     """
     if run.refinement is not None:
         raise ValueError(
